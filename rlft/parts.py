@@ -3,6 +3,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +22,23 @@ def load(folder: str, name: str) -> ModuleType:
   return importlib.import_module(f'rlft.{folder}.{name}')
 
 
-def bind(folder: str, function: str, name: str, **kwargs: Any) -> Any:
+def fill(function: Callable, where: str, **kwargs: Any) -> Callable:
+  """`function` with its keywords filled in; `where` names it to a reader.
+
+  ValueError lists the known keywords when one is not taken.
+  """
+  known = [
+      p.name for p in inspect.signature(function).parameters.values()
+      if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+  ]
+  unknown = sorted(set(kwargs) - set(known))
+  if unknown:
+    raise ValueError(
+        f'{where} takes no {", ".join(unknown)}; known: {", ".join(known)}')
+  return functools.partial(function, **kwargs)
+
+
+def bind(folder: str, function: str, name: str, **kwargs: Any) -> Callable:
   """`function` of the part with its keywords filled in.
 
   Raises ValueError for an unknown part, a function that the part does not
@@ -30,14 +47,5 @@ def bind(folder: str, function: str, name: str, **kwargs: Any) -> Any:
   module = load(folder, name)
   if not hasattr(module, function):
     raise ValueError(f'rlft/{folder}/{name}.py has no {function}()')
-  found = getattr(module, function)
-  known = [
-      p.name for p in inspect.signature(found).parameters.values()
-      if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-  ]
-  unknown = sorted(set(kwargs) - set(known))
-  if unknown:
-    raise ValueError(
-        f'{function}() of rlft/{folder}/{name}.py takes no '
-        f'{", ".join(unknown)}; known: {", ".join(known)}')
-  return functools.partial(found, **kwargs)
+  where = f'{function}() of rlft/{folder}/{name}.py'
+  return fill(getattr(module, function), where, **kwargs)

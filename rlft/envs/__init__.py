@@ -1,0 +1,43 @@
+"""Environments: a task, its verifier and its oracle, one file each."""
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from rlft import parts
+
+OFFERS = ('sample', 'hands', 'respond', 'demonstrate', 'mistake')
+
+
+class Environment(NamedTuple):
+  """The functions of one environment, with its rules filled in."""
+  sample: Callable  # (rng) -> Task
+  hands: Callable | None  # (seed, n) -> n distinct tasks, for evaluation
+  respond: Callable  # (task, completions so far) -> Turn
+  demonstrate: Callable  # (task) -> the oracle's completion
+  mistake: Callable | None  # (rng, task) -> a plausible wrong completion
+
+
+def bind(name: str, **rules: Any) -> Environment:
+  """An environment by name; every rule goes to each function that takes it.
+
+  Raises ValueError for an unknown environment, or a rule that none takes.
+  """
+  module = parts.load('envs', name)
+  found = {f: getattr(module, f, None) for f in OFFERS}
+  takes = {
+      f: {p.name for p in inspect.signature(g).parameters.values()
+          if p.kind is p.KEYWORD_ONLY}
+      for f, g in found.items() if g is not None}
+  if 'hands' in takes:  # hands(seed, n, **rules) passes its rules to sample
+    takes['hands'] |= takes['sample']
+  known = sorted(set().union(*takes.values()))
+  unknown = sorted(set(rules) - set(known))
+  if unknown:
+    raise ValueError(
+        f'the environment {name} has no rule {", ".join(unknown)}; '
+        f'known: {", ".join(known)}')
+  return Environment(**{
+      f: g and functools.partial(
+          g, **{k: v for k, v in rules.items() if k in takes[f]})
+      for f, g in found.items()})

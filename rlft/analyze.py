@@ -1,0 +1,74 @@
+"""Runs an analysis on named checkpoints: tables, or edits to evaluate."""
+import json
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from rlft import parts, tokenizer, train, weights
+from rlft.training import metrics, progress
+
+
+def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
+  """An analysis part offers `analyse` (a table) or `edits` (parameters).
+
+  `analyse` ends in NAME.json and NAME.npz; `edits` in NAME.jsonl, one row per
+  edited model with its evaluations, continued where it stopped.
+  """
+  section = config.analysis.to_dict()
+  name = section['name']
+  module = parts.load('analyses', name)
+  params = {
+      role: weights.load(where)['policy']
+      for role, where in config.checkpoints.items()}
+  if hasattr(module, 'edits'):
+    edits = parts.bind('analyses', 'edits', **section)(
+        params['before'], params['after'])
+    sweep(config, run_dir / f'{name}.jsonl', edits)
+    return
+  table = parts.bind('analyses', 'analyse', **section)(
+      params, before='before', after='after')
+  curves = table.pop('curves')
+  temporary = run_dir / f'{name}.tmp.npz'
+  np.savez_compressed(temporary, **curves)
+  temporary.replace(run_dir / f'{name}.npz')
+  compared = {k: str(v) for k, v in config.checkpoints.items()}
+  (run_dir / f'{name}.json').write_text(
+      json.dumps({**compared, **table}, indent=1) + '\n')
+
+
+def sweep(config, path: Path, edits) -> None:
+  """Evaluates each edited model that has no row yet."""
+  words = tokenizer.load(config.tokenizer)
+  _, model = train.build_model(config.model, words)
+  evaluations = train.build_evaluations(config, model, words)
+  metrics.truncate(path, 0)
+  done = {
+      r['edit'] for r in (metrics.read(path) if path.exists() else ())}
+  total = len(config.analysis.sweep)
+  for edit in progress.track(edits, name=path.parent.name, total=total):
+    if edit.label in done:
+      continue
+    params = {'policy': jax.tree.map(jax.numpy.asarray, edit.params)}
+    row = {
+        'step': 0, 'edit': edit.label, 'kind': edit.kind,
+        'control': edit.control,
+        'distance_to_sft': float(edit.distance_to_after),
+        'distance_to_base': float(edit.distance_to_before)}
+    for evaluation in evaluations:
+      found, _ = evaluation.run(params)
+      row |= split_row(found)
+    metrics.append(path, row)
+
+
+def split_row(found: dict) -> dict:
+  """An evaluation's row as the columns of an edit's row."""
+  name = found['eval']
+  return {
+      name: {k: found[k] for k in ('n', 'success', 'low', 'high')},
+      f'{name}_solved': found['solved'],
+      f'outcomes_{name}': found['outcomes'],
+      f'number_field_{name}': found['number_field']}
+
+

@@ -1,0 +1,122 @@
+"""The Python functions behind the commands."""
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from rlft import config as door
+from rlft import episodes, main, report, study, tokenizer, train, weights
+from rlft.analyses import rotation
+
+
+def run(
+    config: str | ml_collections.ConfigDict, run_dir: str | Path,
+    **overrides: str,
+) -> Path:
+  """Runs a config file (or a ConfigDict) in a directory; goes on if begun.
+
+  Returns the path of the report of a study, the run directory of a run.
+  """
+  if isinstance(config, str):
+    config = door.load(config, overrides)
+  else:
+    door.validate(config)
+  run_dir = Path(run_dir)
+  is_study = 'stages' in config
+  if is_study:
+    study.check(config)
+  else:
+    train.check(config)
+  prepare(run_dir)
+  study.write_once(run_dir / 'config.json', config)
+  (run_dir / 'command.txt').write_text(main.command_line())
+  (run_dir / 'git.txt').write_text(main.git_state())
+  if is_study:
+    return study.run(config, run_dir)
+  study.execute(config, run_dir)
+  return run_dir
+
+
+def prepare(run_dir: Path) -> None:
+  """Makes the directory; ValueError when it cannot be written to."""
+  try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    probe = run_dir / '.probe'
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise ValueError(
+        f'cannot write to {run_dir} ({error.strerror}): choose another '
+        '--run_dir') from error
+
+
+def scores(
+    checkpoint: str, *, config: str | None = None, **overrides: str,
+) -> list[dict]:
+  """The evaluations of a config (the checkpoint's own by default)."""
+  if config is None:
+    section = door.from_dict(weights.config_of(checkpoint))
+    for key, text in overrides.items():
+      door.override(section, key, text)
+  else:
+    section = door.load(config, overrides)
+  words, model, params = open_checkpoint(checkpoint)
+  rows = [
+      evaluation.run(params)[0]
+      for evaluation in train.build_evaluations(section, model, words)]
+  if not rows:
+    raise ValueError(f'the config of {checkpoint} has no evals')
+  return rows
+
+
+def open_checkpoint(
+    checkpoint: str) -> tuple[tokenizer.Tokenizer, Any, dict]:
+  """Tokenizer, model and {'policy': ...} of a checkpoint."""
+  section = door.from_dict(weights.config_of(checkpoint))
+  words = tokenizer.load(section.tokenizer)
+  family, model = train.build_model(section.model, words)
+  like = jax.eval_shape(
+      lambda key: family.initialise(model, key), jax.random.key(0))
+  policy = weights.match(
+      weights.load(checkpoint)['policy'], like, checkpoint)
+  return words, model, {'policy': jax.tree.map(jnp.asarray, policy)}
+
+
+def sampler(
+    checkpoint: str, *, temperature: float = 0.0, max_new_tokens: int = 20,
+    seed: int = 0,
+) -> Callable[[str], str]:
+  """prompt -> completion; the n-th call uses the n-th key."""
+  words, model, params = open_checkpoint(checkpoint)
+  complete = episodes.completer(
+      model, words, max_new_tokens=max_new_tokens, temperature=temperature,
+      rows=1)
+  keys = iter(range(2**31))
+
+  def talk(prompt: str) -> str:
+    context = [words.bos, *words.encode(prompt)]
+    key = jax.random.fold_in(jax.random.key(seed), next(keys))
+    new, _ = complete(params, [context], key[None])
+    return words.decode(new[0])
+
+  return talk
+
+
+def compare(before: str, after: str, **options: Any) -> dict:
+  """`analyses/rotation.py` between two checkpoints: rows and curves."""
+  trees = {
+      role: weights.load(name)['policy']
+      for role, name in (('before', before), ('after', after))}
+  weights.match(trees['after'], trees['before'], after)
+  return rotation.analyse(trees, before='before', after='after', **options)
+
+
+def write_report(study_dir: str | Path) -> Path:
+  """report.html and summary.json of a study; the path of the page."""
+  study_dir = Path(study_dir)
+  if not (study_dir / 'stages.json').is_file():
+    raise ValueError(f'no stages.json in {study_dir}: not a study directory')
+  return report.write(study_dir)

@@ -1,0 +1,160 @@
+"""The door: a config file, a variant and overrides become one ConfigDict."""
+import ast
+import difflib
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+EMPTY = ml_collections.ConfigDict
+
+
+def skeleton() -> ml_collections.ConfigDict:
+  """Every section of a run, with its neutral value; unknown keys raise."""
+  config = ml_collections.ConfigDict(dict(
+      seed=0,
+      num_steps=0,  # batches of experience: updates in RL
+      init='',  # 'asset:NAME', 'RUN_DIR@STEP', or '' for fresh parameters
+      base='',  # what kl_to_base is measured from; '' is init
+      tokenizer='asset:points24',
+      critic=False,  # a separate value model beside the policy
+      model=dict(name='transformer', preset='nano', dtype='float32'),
+      env=EMPTY(),
+      evals=EMPTY(),
+      experience=EMPTY(),
+      objective=EMPTY(),
+      advantages=EMPTY(),
+      passes=EMPTY(),  # epochs and minibatches of each rollout
+      optimizer=EMPTY(),
+      evaluate=dict(steps=(), every=0),
+      checkpoint=dict(steps=(), every=0, keep=0),  # keep=0 keeps all
+      log=dict(every=10),
+  ))
+  return config
+
+
+def load(name: str, overrides: dict[str, str]) -> ml_collections.ConfigDict:
+  """`PATH.py` or `PATH.py:VARIANT`, with `--config.a.b=value` overrides.
+
+  Raises ValueError, listing what there is, for a missing file, an unknown
+  variant, an unknown key or a value of another type.
+  """
+  path, _, variant = name.partition(':')
+  file = Path(path)
+  if file.suffix != '.py' or not file.is_file():
+    raise ValueError(f'no config file at {path}')
+  spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+  module = importlib.util.module_from_spec(spec)
+  root = str(Path.cwd())
+  sys.path.insert(0, root)  # configs inherit from one another by import
+  try:
+    spec.loader.exec_module(module)
+    config = module.get_config(variant)
+  finally:
+    sys.path.remove(root)
+  for key, text in overrides.items():
+    override(config, key, text)
+  validate(config)
+  return config.lock()
+
+
+def variants(text: str, known: tuple[str, ...]) -> set[str]:
+  """Comma-joined words of a variant; ValueError lists the known ones."""
+  words = {w for w in text.split(',') if w}
+  unknown = sorted(words - set(known))
+  if unknown:
+    raise ValueError(
+        f'no variant {", ".join(unknown)}; known: {", ".join(known)}')
+  return words
+
+
+def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+  """Sets one existing key, as the type that it has."""
+  *folders, last = key.split('.')
+  at = config
+  for part in folders:
+    at = _child(at, part, key)
+    if not isinstance(at, ml_collections.ConfigDict):
+      raise ValueError(f'config.{key}: {part} is a value, not a section')
+  old = _child(at, last, key)
+  value = _value(text, old, key)
+  try:
+    at[last] = value
+  except TypeError as error:
+    raise ValueError(
+        f'config.{key} is {type(old).__name__}, not {text!r}') from error
+
+
+def _child(at: ml_collections.ConfigDict, name: str, key: str) -> Any:
+  if name not in at:
+    near = difflib.get_close_matches(name, list(at.keys()), 1)
+    hint = f'; did you mean {near[0]}?' if near else ''
+    raise ValueError(
+        f'no config.{key}: known here: {", ".join(sorted(at.keys()))}{hint}')
+  return at[name]
+
+
+def _value(text: str, old: Any, key: str) -> Any:
+  if isinstance(old, str):
+    return text
+  if isinstance(old, ml_collections.ConfigDict):
+    raise ValueError(f'config.{key} is a section: set one of its keys')
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    raise ValueError(f'config.{key}={text!r} is no plain value') from error
+  if isinstance(old, tuple) and not isinstance(value, tuple):
+    value = (value,)
+  return value
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """No unknown section, no number that is not finite, no negative size."""
+  if 'stages' in config:
+    for stage in config.stages.values():
+      validate(stage.config)
+    return
+  if 'analysis' not in config:
+    unknown = sorted(set(config.keys()) - set(skeleton().keys()))
+    if unknown:
+      raise ValueError(
+          f'no section {", ".join(unknown)}; '
+          f'known: {", ".join(sorted(skeleton().keys()))}')
+  _finite(config.to_dict(), 'config')
+
+
+def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
+  """The config that `to_json` wrote; lists are tuples again."""
+
+  def thaw(value):
+    if isinstance(value, dict):
+      return {k: thaw(v) for k, v in value.items()}
+    return tuple(map(thaw, value)) if isinstance(value, list) else value
+
+  return ml_collections.ConfigDict(thaw(tree)).lock()
+
+
+SIZES = ('num_steps', 'rows', 'prompts', 'group', 'tries', 'length', 'epochs',
+         'minibatches', 'max_new_tokens', 'n')
+
+
+def _finite(tree: dict[str, Any], where: str) -> None:
+  for key, value in tree.items():
+    name = f'{where}.{key}'
+    if isinstance(value, dict):
+      _finite(value, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+      raise ValueError(f'{name} is {value}: give a finite number')
+    elif key in SIZES and (not isinstance(value, int) or value < 1):
+      if key != 'num_steps' or not isinstance(value, int) or value < 0:
+        raise ValueError(f'{name} is {value}: give a whole number above 0')
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The resolved config, as it goes into the run directory."""
+  return json.dumps(
+      json.loads(config.to_json_best_effort()), indent=1) + '\n'

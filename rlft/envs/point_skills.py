@@ -1,0 +1,90 @@
+"""The two halves of GeneralPoints as separate exercises, to pre-train on.
+
+solve      numbers to formula      `24 numbers 10 5 2 4 :` -> `10 + 5 * 2 + 4 = 24`
+translate  cards to numbers        `faces 10 10 10 cards K 5 2 4 :` -> `10 5 2 4`
+
+Both face rules of the game (arXiv 2508.16546) occur at random, so a model that
+learned them has the out-of-distribution ability before any fine-tuning on one
+rule. Compact text only.
+"""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlft.ops import cards as deck_of
+from rlft.ops import formulas, solutions
+from rlft.types import Task, Turn
+
+SKILLS = ('solve', 'translate')
+DRAWS = 2000  # hands tried before the rules are called impossible
+
+
+class Exercise(NamedTuple):
+  """The answer of a task: all that a verdict on a completion needs."""
+  skill: str
+  values: tuple[int, ...]
+  target: int
+
+
+def sample(
+    rng: np.random.Generator,
+    *,
+    skill: str,
+    faces: Sequence[int] | None = None,
+    target: int = 24,
+    cards: int = 4,
+    split: str | None = None,
+    held_out: float = 0.25,
+) -> Task:
+  """An exercise; `faces` None draws one of the two published rules.
+
+  `solve` draws solvable hands, of the given split; `translate` any hand.
+  ValueError for an unknown skill, bad rules or rules that no hand satisfies.
+  """
+  if skill not in SKILLS:
+    raise ValueError(f'no skill {skill!r}; known: {", ".join(SKILLS)}')
+  if faces is not None:
+    faces = deck_of.checked_faces(faces)
+  for _ in range(DRAWS):
+    rule = faces or deck_of.FACES[int(rng.integers(2))]
+    ranks = deck_of.draw(rng, cards)
+    values = deck_of.values(ranks, rule)
+    if skill == 'translate':
+      return _translate(rule, ranks, values, target)
+    if solutions.is_solvable(values, target) and solutions.in_split(
+        values, target, split, held_out):
+      numbers = ' '.join(map(str, values))
+      return Task(f'{target} numbers {numbers} :',
+                  Exercise(skill, values, target))
+  raise ValueError(
+      f'no solvable hand in {DRAWS} draws with faces={faces}, cards={cards}, '
+      f'target={target}, split={split}, held_out={held_out}')
+
+
+def demonstrate(task: Task) -> str:
+  """The completion of an oracle."""
+  exercise = task.answer
+  if exercise.skill == 'translate':
+    return ' '.join(map(str, exercise.values))
+  formula = solutions.canonical(exercise.values, exercise.target)
+  return solutions.spaced(f'{formula}={exercise.target}')
+
+
+def respond(task: Task, completions: list[str]) -> Turn:
+  """One try: 5 and 'correct', or what the corrected game takes off."""
+  exercise, completion = task.answer, completions[-1]
+  if exercise.skill == 'translate':
+    right = completion.split() == demonstrate(task).split()
+    reward = formulas.CORRECT if right else formulas.WRONG_NUMBER
+    return Turn('', reward, True,
+                {'correct' if right else 'wrong_number': reward})
+  verdict = formulas.judge(
+      completion, exercise.values, target=exercise.target)
+  return Turn('', verdict.reward, True, {verdict.cause: verdict.reward})
+
+
+def _translate(rule, ranks, values, target) -> Task:
+  prompt = (f'faces {" ".join(map(str, rule))} '
+            f'cards {" ".join(deck_of.names(ranks))} :')
+  return Task(prompt, Exercise('translate', values, target))

@@ -1,0 +1,164 @@
+"""Policies in environments: transcripts, token in and token out.
+
+What the policy wrote is kept as the tokens that it sampled, never re-encoded,
+so that what was sampled is what is trained on.
+"""
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from rlft import policy
+from rlft.tokenizer import Tokenizer
+from rlft.types import Task, Turn
+
+
+class Episode(NamedTuple):
+  """One task, played to its end; lists have one entry per token."""
+  task: Task
+  tokens: list[int]
+  mask: list[bool]  # True on what the policy wrote
+  turn_ids: list[int]  # -1 on what it did not
+  rewards: list[float]  # on the last token of each turn
+  log_probs: list[float]  # the sampler's, at its temperature
+  completions: list[str]
+  turns: list[Turn]
+
+
+def transcript(
+    tokenizer: Tokenizer, task: Task, tries: Sequence[tuple[str, str]],
+    answer: str,
+) -> tuple[list[int], list[bool]]:
+  """A demonstration: earlier (completion, feedback) pairs, then the answer.
+
+  Only the answer counts in the mask: nobody should learn the failures.
+  """
+  tokens = [tokenizer.bos, *tokenizer.encode(task.prompt)]
+  for completion, feedback in tries:
+    tokens += [*tokenizer.encode(completion), tokenizer.end,
+               *tokenizer.encode(feedback)]
+  last = [*tokenizer.encode(answer), tokenizer.end]
+  return tokens + last, [False] * len(tokens) + [True] * len(last)
+
+
+def width_of(longest: int) -> int:
+  """Prompt widths are rounded up to 16, 48, 80, ...: few are compiled."""
+  return 16 + 32 * -(-max(longest - 16, 0) // 32)
+
+
+Completer = Callable[
+    [Any, list[list[int]], Key[Array, 'B']],
+    tuple[list[list[int]], list[list[float]]]]
+
+
+def completer(
+    model: Any, tokenizer: Tokenizer, *, max_new_tokens: int,
+    temperature: float, rows: int = 256,
+) -> Completer:
+  """complete(params, contexts, keys) -> new tokens and their log-probs.
+
+  Contexts of any number are sampled `rows` at a time, one compilation per
+  width; a batch ends as soon as all of its rows have.
+  """
+
+  @jax.jit
+  def sample(params, prompts, keys):
+    return policy.sample(
+        model, params, prompts, keys, max_new_tokens=max_new_tokens,
+        end=tokenizer.end, pad=tokenizer.pad, temperature=temperature)
+
+  def complete(params, contexts, keys):
+    new, scores = [], []
+    for start in range(0, len(contexts), rows):
+      part = contexts[start:start + rows]
+      width = width_of(max(map(len, part)))
+      prompts = np.full((rows, width), tokenizer.pad, np.int32)
+      for row, context in enumerate(part):
+        prompts[row, width - len(context):] = context
+      index = np.minimum(start + np.arange(rows), len(contexts) - 1)
+      out = jax.device_get(sample(
+          {'policy': params['policy']}, jnp.asarray(prompts), keys[index]))
+      for row in range(len(part)):
+        wrote = out.mask[row]
+        new.append(out.tokens[row][wrote].tolist())
+        scores.append(out.log_probs[row][wrote].tolist())
+    return new, scores
+
+  return complete
+
+
+def play(
+    respond: Callable, tasks: Sequence[Task], complete: Completer, params: Any,
+    tokenizer: Tokenizer, key: Key[Array, ''], *, tries: int = 1,
+) -> list[Episode]:
+  """Plays every task for up to `tries` turns with the verifier's feedback.
+
+  Sample i of turn t uses fold_in(fold_in(key, i), t).
+  """
+  row_keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      key, jnp.arange(len(tasks)))
+  episodes = []
+  for task in tasks:
+    prompt = [tokenizer.bos, *tokenizer.encode(task.prompt)]
+    n = len(prompt)
+    episodes.append(Episode(
+        task, prompt, [False] * n, [-1] * n, [0.0] * n, [0.0] * n, [], []))
+  active = list(range(len(tasks)))
+  for turn in range(tries):
+    if not active:
+      break
+    keys = jax.vmap(jax.random.fold_in, (0, None))(
+        row_keys[np.array(active)], turn)
+    new, scores = complete(
+        params, [episodes[i].tokens for i in active], keys)
+    still = []
+    for i, tokens, log_p in zip(active, new, scores, strict=True):
+      reply = _answer(episodes[i], tokens, log_p, respond, tokenizer, turn)
+      if not reply.done and turn + 1 < tries:
+        _append(episodes[i], tokenizer.encode(reply.observation))
+        still.append(i)
+    active = still
+  return episodes
+
+
+def _answer(episode, tokens, log_p, respond, tokenizer, turn) -> Turn:
+  n = len(tokens)
+  episode.completions.append(tokenizer.decode(tokens))
+  reply = respond(episode.task, episode.completions)
+  episode.turns.append(reply)
+  _append(episode, tokens, mask=True, turn=turn, log_p=log_p,
+          rewards=[0.0] * (n - 1) + [float(reply.reward)])
+  return reply
+
+
+def _append(episode, tokens, *, mask=False, turn=-1, log_p=None, rewards=None):
+  zeros = [0.0] * len(tokens)
+  episode.tokens.extend(tokens)
+  episode.mask.extend([mask] * len(tokens))
+  episode.turn_ids.extend([turn] * len(tokens))
+  episode.rewards.extend(zeros if rewards is None else rewards)
+  episode.log_probs.extend(zeros if log_p is None else log_p)
+
+
+def pack(
+    rows: Sequence[Sequence], *, length: int, fill: Any, dtype: Any,
+    prompt: int = 0, starts: Sequence[int] | None = None,
+) -> np.ndarray:
+  """Ragged lists into (B, length), right-padded with `fill`.
+
+  With `prompt`, row i is shifted so that its first `starts[i]` entries end at
+  column `prompt`: completions then start in one column. ValueError when a row
+  does not fit.
+  """
+  packed = np.full((len(rows), length), fill, dtype)
+  for i, row in enumerate(rows):
+    at = 0 if starts is None else prompt - starts[i]
+    if at < 0 or at + len(row) > length:
+      raise ValueError(
+          f'a transcript of {len(row)} tokens does not fit in {length}: raise '
+          'the length of the experience section')
+    packed[i, at:at + len(row)] = row
+  return packed

@@ -1,0 +1,198 @@
+"""Success on fixed tasks, with intervals, failures by kind and distances."""
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlft import envs, episodes, policy
+from rlft.ops import intervals, log_probs, masked
+from rlft.tokenizer import Tokenizer
+from rlft.training import metrics
+
+
+class Evaluation(NamedTuple):
+  """One evaluation, compiled once and run on many parameters."""
+  name: str
+  run: Callable[[Any], tuple[dict, list[dict]]]  # params -> row, samples
+
+
+def make(
+    name: str, model: Any, tokenizer: Tokenizer, *, env: dict, n: int = 1024,
+    seed: int = 0, tries: int = 1, independent: int = 1,
+    temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
+    nll: bool = False, kl: int = 0, base_params: Any = None, keep: int = 24,
+) -> Evaluation:
+  """Prepares an evaluation on `n` fixed tasks of an environment.
+
+  `tries` is the number of answers per task with the verifier's feedback in
+  between; `independent` the number of fresh ones without (solved if any is).
+  `nll` also scores the oracle's completions; `kl` is a number of tasks on which
+  the exact KL(policy || base) is measured along the policy's own samples at
+  temperature 1. `keep` samples are written out.
+  """
+  world = envs.bind(**env)
+  if world.hands is None:
+    raise ValueError(f'the environment of {name} has no fixed tasks')
+  if tries > 1 and independent > 1:
+    raise ValueError(f'{name}: set tries or independent above 1, not both')
+  if independent > 1 and temperature == 0:
+    raise ValueError(f'{name}: independent samples need a temperature above 0')
+  tasks = world.hands(seed, n)
+  complete = episodes.completer(
+      model, tokenizer, max_new_tokens=max_new_tokens,
+      temperature=temperature, rows=rows)
+  key = jax.random.key(seed)
+  reference = oracle(world, tasks, tokenizer, model, rows) if nll else None
+  distance = divergence(
+      model, tokenizer, world, tasks[:kl], base_params, max_new_tokens,
+      rows) if kl else None
+
+  def run(params):
+    played = [
+        episodes.play(world.respond, tasks, complete, params, tokenizer,
+                      jax.random.fold_in(key, k), tries=tries)
+        for k in range(independent)]
+    row = {'eval': name, 'tries': tries, 'independent': independent,
+           'temperature': temperature, **summarise(played)}
+    if reference is not None:
+      row |= reference(params)
+    if distance is not None:
+      row |= distance(params)
+    return row, [describe(name, e) for e in played[0][:keep]]
+
+  return Evaluation(name, run)
+
+
+def solved(episode: episodes.Episode) -> bool:
+  """Whether the last turn ended the episode with a correct answer."""
+  return 'correct' in episode.turns[-1].parts
+
+
+def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
+  """Success with its Wilson interval, and how the last answers failed."""
+  wins = np.array([[solved(e) for e in group] for group in played])
+  any_win = wins.any(axis=0)
+  first = [e for group in played for e in group]
+  outcomes = Counter(
+      next(k for k in e.turns[-1].parts if k != 'number_field') for e in first)
+  low, high = intervals.wilson(int(any_win.sum()), any_win.size)
+  right = [e.turns[0].parts.get('number_field', math.nan) for e in first]
+  return {
+      'n': int(any_win.size),
+      'success': float(any_win.mean()),
+      'low': low, 'high': high,
+      'outcomes': {
+          k: v / len(first) for k, v in sorted(outcomes.items())},
+      'number_field': float(np.mean(right)),
+      'solved': np.packbits(any_win).tobytes().hex(),
+  }
+
+
+def describe(name: str, episode: episodes.Episode) -> dict:
+  """One line of a samples file."""
+  last = episode.turns[-1]
+  return {
+      'eval': name, 'prompt': episode.task.prompt,
+      'completion': episode.completions[-1],
+      'tries': len(episode.turns), 'reward': last.reward,
+      'outcome': next(k for k in last.parts if k != 'number_field')}
+
+
+def oracle(world, tasks, tokenizer, model, rows) -> Callable:
+  """nll(params): the oracle's completions, whole and up to the formula."""
+  pairs = []
+  for task in tasks:
+    answer = world.demonstrate(task)
+    tokens, mask = episodes.transcript(tokenizer, task, (), answer)
+    head = len(tokenizer.encode(answer.partition(':')[0]))
+    start = mask.index(True)
+    number = [start <= i < start + head for i in range(len(tokens))]
+    pairs.append((tokens, mask, number))
+  length = episodes.width_of(max(len(p[0]) for p in pairs))
+  tokens, mask, number = (
+      episodes.pack(column, length=length, fill=fill, dtype=dtype)
+      for column, fill, dtype in zip(
+          zip(*pairs, strict=True), (tokenizer.pad, False, False),
+          (np.int32, bool, bool), strict=True))
+
+  @jax.jit
+  def score(params, tokens, mask, number):
+    out = policy.forward(model, params, tokens).log_probs
+    return (masked.total(out, mask), mask.sum(),
+            masked.total(out, number), number.sum())
+
+  def run(params):
+    sums = np.zeros(4)
+    for at in range(0, len(tokens), rows):
+      part = slice(at, at + rows)
+      sums += np.array(score(
+          {'policy': params['policy']}, tokens[part], mask[part],
+          number[part]), float)
+    return {'reference_nll': -sums[0] / sums[1],
+            'number_nll': -sums[2] / max(sums[3], 1)}
+
+  return run
+
+
+def divergence(
+    model, tokenizer, world, tasks, base_params, max_new_tokens, rows
+) -> Callable:
+  """kl(params): exact KL(policy || base) per token of the policy's samples."""
+  complete = episodes.completer(
+      model, tokenizer, max_new_tokens=max_new_tokens, temperature=1.0,
+      rows=rows)
+  length = episodes.width_of(max(
+      len(tokenizer.encode(t.prompt)) + 1 + max_new_tokens for t in tasks))
+
+  @jax.jit
+  def score(params, base, tokens, mask):
+    def read(p):
+      variables = {'params': p['policy']}
+      hidden, _ = model.apply(variables, tokens)
+      return lambda h: model.apply(variables, h, method='head'), hidden
+    exact = log_probs.divergence(*read(params), *read(base))
+    return masked.total(exact, mask), mask.sum()
+
+  def run(params):
+    played = episodes.play(
+        world.respond, tasks, complete, params, tokenizer, jax.random.key(1))
+    tokens = episodes.pack([e.tokens for e in played], length=length,
+                           fill=tokenizer.pad, dtype=np.int32)
+    mask = episodes.pack([e.mask for e in played], length=length, fill=False,
+                         dtype=bool)
+    total, count = score({'policy': params['policy']},
+                         {'policy': base_params['policy']},
+                         jnp.asarray(tokens), jnp.asarray(mask))
+    return {'kl_to_base': float(total) / max(int(count), 1),
+            'kl_to_base_per_completion': float(total) / len(played)}
+
+  return run
+
+
+def record(
+    run_dir: Path, step: int, evaluations: Sequence[Evaluation], params: Any
+) -> dict[str, dict]:
+  """Runs what evals.jsonl lacks at this step; appends rows and samples."""
+  log = run_dir / 'evals.jsonl'
+  rows = {
+      r['eval']: r for r in (metrics.read(log) if log.exists() else ())
+      if r['step'] == step}
+  path = run_dir / 'samples' / f'{step:06d}.jsonl'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  for evaluation in evaluations:
+    if evaluation.name in rows:
+      continue  # reached before an interruption
+    row, some = evaluation.run(params)
+    others = [
+        s for s in (metrics.read(path) if path.exists() else ())
+        if s['eval'] != evaluation.name]
+    path.write_text(''.join(json.dumps(s) + '\n' for s in others + some))
+    rows[evaluation.name] = row
+    metrics.append(log, {'step': step, **row})
+  return rows

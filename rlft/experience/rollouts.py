@@ -1,0 +1,111 @@
+"""Rollouts: the policy plays, the environment pays, credit is assigned."""
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from rlft import episodes
+from rlft.envs import Environment
+from rlft.experience.demonstrations import generator
+from rlft.tokenizer import Tokenizer
+from rlft.types import Rollout, Source
+
+
+def make(
+    env: Environment, *, tokenizer: Tokenizer, model: Any, forward: Callable,
+    advantages: Callable, ref_params: PyTree, prompts: int, group: int = 1,
+    tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
+    length: int = 36, reward_scale: float = 1.0,
+) -> Source:
+  """Experience of `prompts` tasks x `group` samples, in rows of `length`.
+
+  Behaviour log-probs are the trainer's own, at the sampling temperature, so a
+  first ratio is exactly 1; how far the sampler's are from them is the metric
+  `sampler_gap` (largest absolute difference, nats). Rewards are multiplied by
+  `reward_scale` before anything is learned from them; the metrics are not.
+  """
+  rows = prompts * group
+  complete = episodes.completer(
+      model, tokenizer, max_new_tokens=max_new_tokens,
+      temperature=temperature, rows=rows)
+
+  @jax.jit
+  def score(params, ref_params, tokens):
+    out = forward(params, tokens)
+    ref = forward({'policy': ref_params['policy']}, tokens)
+    return out.log_probs, ref.log_probs, out.values
+
+  assign = jax.jit(advantages)
+
+  def next_batch(state, params, metrics, key):
+    del metrics
+    rng = generator(key)
+    tasks = [env.sample(rng) for _ in range(prompts) ]
+    played = episodes.play(
+        env.respond, [t for t in tasks for _ in range(group)], complete,
+        params, tokenizer, key, tries=tries)
+    arrays, sampled = to_arrays(played, tokenizer.pad, length)
+    log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
+    mask = arrays['mask']
+    rollout = Rollout(
+        **{**arrays, 'rewards': arrays['rewards'] * reward_scale},
+        prompt_ids=jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), group),
+        log_probs=jnp.where(mask, log_p, 0.0),
+        ref_log_probs=jnp.where(mask, ref_log_p, 0.0),
+        values=jnp.where(mask, values, 0.0))
+    return state, assign(rollout), measure(played, rollout, sampled)
+
+  return Source(lambda: 0, next_batch)
+
+
+def to_arrays(
+    played: list[episodes.Episode], pad: int, length: int
+) -> tuple[dict[str, jax.Array], np.ndarray]:
+  """Episodes as the arrays of a Rollout, and the sampler's log-probs.
+
+  Prompts are left-padded so that first completions start in one column.
+  """
+  starts = [e.mask.index(True) for e in played]
+  prompt = episodes.width_of(max(starts))
+
+  def column(name, fill, dtype):
+    return episodes.pack(
+        [getattr(e, name) for e in played], length=length, fill=fill,
+        dtype=dtype, prompt=prompt, starts=starts)
+
+  arrays = {
+      'tokens': column('tokens', pad, np.int32),
+      'mask': column('mask', False, bool),
+      'turn_ids': column('turn_ids', -1, np.int32),
+      'rewards': column('rewards', 0.0, np.float32),
+  }
+  sampled = column('log_probs', 0.0, np.float32)
+  return {k: jnp.asarray(v) for k, v in arrays.items()}, sampled
+
+
+def measure(
+    played: list[episodes.Episode], rollout: Rollout, sampled: np.ndarray
+) -> dict[str, float]:
+  """What a rollout says about the policy; rewards in the environment's units."""
+  mask = np.asarray(rollout.mask)
+  log_p = np.asarray(rollout.log_probs)
+  ref = np.asarray(rollout.ref_log_probs)
+  gap = np.abs(log_p - sampled)[mask]
+  outcomes = [next(k for k in e.turns[-1].parts if k != 'number_field')
+              for e in played]
+  return {
+      'reward': float(np.mean([sum(t.reward for t in e.turns)
+                               for e in played])),
+      'success': float(np.mean([o == 'correct' for o in outcomes])),
+      'turns': float(np.mean([len(e.turns) for e in played])),
+      'completion_tokens': float(mask.sum() / len(played)),
+      'tokens': float(sum(len(e.tokens) for e in played)),
+      'samples': float(sum(len(e.turns) for e in played)),
+      'sampler_gap': float(gap.max()),
+      'sampler_gap_mean': float(gap.mean()),
+      'kl_k1': float((log_p - ref)[mask].mean()),
+      'reference_gap': float(np.abs(log_p - ref)[mask].max()),
+  }

@@ -1,0 +1,155 @@
+"""The command `rlft`: run | eval | sample | report."""
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+USAGE = """usage: rlft COMMAND ...
+
+  rlft run --config=FILE.py[:VARIANT] --run_dir=DIR [--config.KEY=VALUE ...]
+      a run or a study; started again, it goes on where it stopped
+  rlft eval RUN_DIR@STEP|asset:NAME [--config=FILE.py] [--out=FILE.json]
+      the evaluations of its config on one checkpoint
+  rlft sample RUN_DIR@STEP|asset:NAME [PROMPT ...] [--temperature=0]
+      completions of prompts, given or typed
+  rlft report STUDY_DIR
+      report.html and summary.json from what a study wrote
+"""
+COMMANDS = ('run', 'eval', 'sample', 'report')
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Exit code 0, or 2 with one line that says what to do."""
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv or argv[0] in ('-h', '--help'):
+    print(USAGE)
+    return 0
+  try:
+    if argv[0] not in COMMANDS:
+      raise ValueError(f'no command {argv[0]}; known: {", ".join(COMMANDS)}')
+    positional, flags, overrides = parse(argv[1:])
+    return {'run': run, 'eval': evaluate, 'sample': sample, 'report': report}[
+        argv[0]](positional, flags, overrides)
+  except (ValueError, OSError) as error:
+    if os.environ.get('RLFT_TRACEBACK'):
+      raise
+    print(f'rlft: {" ".join(str(error).split())}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('rlft: interrupted; the same command goes on', file=sys.stderr)
+    return 130
+
+
+def parse(argv: list[str]) -> tuple[list[str], dict, dict]:
+  """Positional words, --flags and --config.key overrides."""
+  positional, flags, overrides = [], {}, {}
+  for word in argv:
+    if not word.startswith('--'):
+      positional.append(word)
+      continue
+    key, equals, value = word[2:].partition('=')
+    if not equals:
+      raise ValueError(f'--{key} needs a value: --{key}=...')
+    if key.startswith('config.'):
+      overrides[key.removeprefix('config.')] = value
+    else:
+      flags[key] = value
+  return positional, flags, overrides
+
+
+def take(flags: dict, *names: str, need: tuple[str, ...] = ()) -> list:
+  """The values of the known flags; ValueError for others or missing ones."""
+  unknown = sorted(set(flags) - set(names))
+  if unknown:
+    raise ValueError(
+        f'no flag --{unknown[0]}; known: '
+        f'{", ".join("--" + n for n in names) or "none"}')
+  for name in need:
+    if not flags.get(name):
+      raise ValueError(f'--{name}=... is missing')
+  return [flags.get(name) for name in names]
+
+
+def run(positional, flags, overrides) -> int:
+  """`rlft run`."""
+  if positional:
+    raise ValueError(f'run takes flags only, not {positional[0]!r}')
+  name, run_dir = take(
+      flags, 'config', 'run_dir', need=('config', 'run_dir'))
+  import rlft
+  print(rlft.run(name, run_dir, **overrides))
+  return 0
+
+
+def evaluate(positional, flags, overrides) -> int:
+  """`rlft eval`."""
+  import json
+
+  import rlft
+  if len(positional) != 1:
+    raise ValueError('eval takes one checkpoint: RUN_DIR@STEP or asset:NAME')
+  name, out = take(flags, 'config', 'out')
+  rows = rlft.scores(positional[0], config=name, **overrides)
+  for row in rows:
+    print(f'{row["eval"]:24s} {100 * row["success"]:6.2f} %  '
+          f'[{100 * row["low"]:.2f}, {100 * row["high"]:.2f}]  n={row["n"]}')
+  if out:
+    Path(out).write_text(json.dumps(rows, indent=1) + '\n')
+  return 0
+
+
+def sample(positional, flags, overrides) -> int:
+  """`rlft sample`."""
+  import rlft
+  if not positional or overrides:
+    raise ValueError('sample takes a checkpoint, then prompts; no --config.*')
+  temperature, seed, tokens = take(
+      flags, 'temperature', 'seed', 'max_new_tokens')
+  talk = rlft.sampler(
+      positional[0], temperature=float(temperature or 0),
+      max_new_tokens=int(tokens or 20), seed=int(seed or 0))
+  prompts = positional[1:] or typed()
+  for prompt in prompts:
+    print(talk(prompt), flush=True)
+  return 0
+
+
+def typed():
+  """Prompts from standard input, one per line, until it ends."""
+  while True:
+    try:
+      line = input('> ' if sys.stdin.isatty() else '')
+    except EOFError:
+      return
+    if line.strip():
+      yield line
+
+
+def report(positional, flags, overrides) -> int:
+  """`rlft report`."""
+  import rlft
+  take(flags)
+  if len(positional) != 1 or overrides:
+    raise ValueError('report takes one study directory')
+  print(rlft.write_report(positional[0]))
+  return 0
+
+
+def git_state() -> str:
+  """Commit and uncommitted changes of the code, if it is under git."""
+  def git(*words):
+    done = subprocess.run(
+        ['git', *words], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parent)
+    return done.stdout if done.returncode == 0 else ''
+  return git('rev-parse', 'HEAD') + git('diff', 'HEAD')
+
+
+def command_line() -> str:
+  """The command, as it could be typed again."""
+  return shlex.join(['rlft', *sys.argv[1:]]) + '\n'
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,80 @@
+"""Proximal policy optimisation with a critic (arXiv 1707.06347).
+
+Token means over the batch; ratio = pi(token) / behaviour(token); A is GAE:
+
+  loss = - min(ratio A, clip(ratio, 1 - clip, 1 + clip) A)              eq. 7
+         + value_coef * clipped (V - return)^2 / 2 - entropy_coef * entropy
+         + kl_coef * KL(policy || reference)
+
+The KL term is differentiated on the behaviour's tokens as they are: see
+`ops/kl.py` before choosing k1. `ratio_guard` bounds the ratio where A < 0, as
+eq. 7 does not (dual clip, arXiv 1912.09729). None switches a clip or it off.
+"""
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlft.ops import advantages as credit
+from rlft.ops import critic, kl, masked
+from rlft.rewards import kl as kl_reward
+from rlft.types import Experience, Metrics, Outputs, Rollout
+
+
+def advantages(rollout: Rollout, *, discount: float = 1.0, lam: float = 0.95,
+               whiten: bool = True, kl_reward_coef: float = 0.0,
+               kl_estimator: str = 'k1') -> Experience:
+  """GAE on rewards less the KL; only the advantages are whitened."""
+  rewards = kl_reward.penalise(
+      rollout.rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask,
+      coef=kl_reward_coef, estimator=kl_estimator)
+  gains, returns = credit.gae(
+      rewards, rollout.values, rollout.mask, discount=discount, lam=lam)
+  gains = masked.whiten(gains, rollout.mask) if whiten else gains
+  return Experience(rollout, gains, returns)
+
+
+def clipped_surrogate(log_ratio: Float[Array, 'B T'],
+                      advantages: Float[Array, 'B T'], *, clip: float = 0.2,
+                      ratio_guard: float | None = None) -> Float[Array, 'B T']:
+  """min(ratio A, clipped ratio A); the guard caps the ratio where A < 0."""
+  if ratio_guard is not None:
+    if ratio_guard <= 1 + clip:
+      raise ValueError(f'{ratio_guard=} must be above 1 + clip = {1 + clip}')
+    log_ratio = jnp.minimum(log_ratio, jnp.log(ratio_guard))
+  ratio = jnp.exp(log_ratio)
+  clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+  return jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
+         value_clip: float | None = 0.2, value_coef: float = 0.5,
+         entropy_coef: float = 0.0, kl_coef: float = 0.0,
+         kl_estimator: str = 'k3', ratio_guard: float | None = 10.0
+         ) -> tuple[Float[Array, ''], Metrics]:
+  """Policy, value, entropy and KL terms; no gradient enters `batch`."""
+  mask = batch.mask
+  new = masked.keep_all(outputs, mask)
+  old, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
+  log_ratio = new.log_probs - old.log_probs
+  ratio = jnp.exp(log_ratio)
+  surrogate = clipped_surrogate(
+      log_ratio, gains, clip=clip, ratio_guard=ratio_guard)
+  plain_error = 0.5 * jnp.square(new.values - returns)
+  error = critic.half_square(new.values, old.values, returns, clip=value_clip)
+  penalty = kl.estimator(kl_estimator)(new.log_probs, old.ref_log_probs)
+  metrics = {
+      'policy_loss': -masked.mean(surrogate, mask),
+      'value_loss': masked.mean(error, mask),
+      'entropy': masked.mean(new.entropy, mask),
+      'kl': masked.mean(kl.k3(new.log_probs, old.ref_log_probs), mask),
+      'approx_kl': masked.mean(kl.k3(old.log_probs, new.log_probs), mask),
+      'ratio_mean': masked.mean(ratio, mask),
+      'ratio_max': masked.maximum(ratio, mask),
+      'clip_fraction': masked.mean((ratio - 1) * jnp.sign(gains) > clip, mask),
+      'value_clip_fraction': masked.mean(error > plain_error, mask),
+      'explained_variance': critic.explained_variance(
+          old.values, returns, mask),
+      'tokens': masked.count(mask)}
+  return (metrics['policy_loss'] + value_coef * metrics['value_loss']
+          - entropy_coef * metrics['entropy']
+          + kl_coef * masked.mean(penalty, mask)), metrics

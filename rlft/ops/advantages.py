@@ -1,0 +1,46 @@
+"""Credit assignment: from rewards and values to advantages and returns."""
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rlft.ops import masked
+
+
+def gae(
+    rewards: Float[Array, 'B T'], values: Float[Array, 'B T'],
+    mask: Bool[Array, 'B T'], *, discount: float, lam: float
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T']]:
+  """Generalised advantage estimation (arXiv 1506.02438, eq. 11 and 16).
+
+  Over the masked-True tokens 1..n of a row, in order:
+
+    delta_i = reward_i + discount * V_(i+1) - V_i,          V_(n+1) = 0
+    advantage_i = delta_i + discount * lam * advantage_(i+1)
+    return_i = advantage_i + V_i
+
+  `values[:, t]` is V(prefix before token t), the state in which token t is
+  chosen; `rewards[:, t]` is paid for choosing it. Tokens off the mask (the
+  prompt, the environment's replies between two turns, padding) are skipped as
+  if they were not in the row: they neither discount nor decay, and no token
+  bootstraps from their value. So the last token of a turn bootstraps from the
+  first token of the next one, and a reward of a later turn reaches an earlier.
+
+  A reward must stand on a token of the mask: off the mask it is not seen.
+  The end of a row is terminal, also for a completion cut off at its limit.
+
+  Returns (advantages, returns), both 0 off the mask.
+  """
+  def step(later, now):
+    next_value, next_advantage = later
+    reward, value, counts = now
+    delta = reward + discount * next_value - value
+    advantage = delta + discount * lam * next_advantage
+    carry = (jnp.where(counts, value, next_value),
+             jnp.where(counts, advantage, next_advantage))
+    return carry, advantage
+
+  columns = (rewards.T, values.T, mask.T)
+  end = jnp.zeros(rewards.shape[0], jnp.result_type(rewards, values))
+  _, advantages = jax.lax.scan(step, (end, end), columns, reverse=True)
+  advantages = masked.keep(advantages.T, mask)
+  return advantages, masked.keep(advantages + values, mask)

@@ -1,0 +1,244 @@
+"""Every infix formula of a hand of numbers that hits a target, exactly.
+
+The enumeration of the 24 game in arXiv 2508.16546 (environment of 2501.17161):
+distinct orders of the numbers x operators x bracketings. For four numbers the
+bracketings are the published seven: none, one pair of parentheses around two or
+three neighbours, or two pairs side by side. Rationals are exact integers.
+"""
+import bisect
+import functools
+import hashlib
+import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+OPERATORS = '+-*/'
+MOST_NUMBERS = 5
+LARGEST = 999  # five of them and a factor 2 per operator stay below 2^63
+
+Tree = tuple  # of leaf indices (int) and of trees: one bracketing
+
+
+class Rational(NamedTuple):
+  """A grid of fractions; the denominator of an undefined one is 0."""
+  top: Int[np.ndarray, '...']
+  bottom: Int[np.ndarray, '...']
+
+
+def solve(values: Sequence[int], target: int = 24) -> list[str]:
+  """All distinct solution strings, without spaces and without `=target`.
+
+  Sorted by (length, string). ValueError unless there are 2 to 5 numbers, each
+  in 0..999.
+  """
+  return list(_solve(_hand(values), int(target)))
+
+
+def is_solvable(values: Sequence[int], target: int = 24) -> bool:
+  """Whether some formula with all the numbers equals the target."""
+  return canonical(values, target) is not None
+
+
+def canonical(values: Sequence[int], target: int = 24) -> str | None:
+  """The one formula that demonstrations use, or None for an unsolvable hand.
+
+  A function of the multiset alone. Of all solutions it has the fewest
+  divisions, then the fewest parentheses, then the largest first number, second
+  number and so on, then operators earliest in `*+-/`.
+  """
+  return _canonical(_hand(values), int(target))
+
+
+def is_prefix(text: str, values: Sequence[int], target: int = 24) -> bool:
+  """Whether some solution string begins with the text."""
+  ordered = _alphabetical(_hand(values), int(target))
+  at = bisect.bisect_left(ordered, text)
+  return at < len(ordered) and ordered[at].startswith(text)
+
+
+def in_split(
+    values: Sequence[int],
+    target: int,
+    split: str | None,
+    held_out: float,
+) -> bool:
+  """Whether the multiset belongs to split 'train', 'held_out' or None (all).
+
+  By a stable hash of the sorted values and the target, so the share held_out of
+  all multisets is held out from every seed, face rule and process.
+  """
+  if split is None:
+    return True
+  held = _lot(_hand(values), int(target)) < held_out
+  return held == (split == 'held_out')
+
+
+def spaced(formula: str) -> str:
+  """The formula with one space between tokens: one word per token."""
+  return ' '.join(re.findall(r'[0-9]+|[^0-9\s]', formula))
+
+
+def _hand(values: Sequence[int]) -> tuple[int, ...]:
+  hand = tuple(sorted(values))
+  if not 2 <= len(hand) <= MOST_NUMBERS:
+    raise ValueError(
+        f'a hand has 2 to {MOST_NUMBERS} numbers, not {len(hand)}')
+  if hand[0] < 0 or hand[-1] > LARGEST:
+    raise ValueError(f'numbers of a hand are in 0..{LARGEST}: {list(hand)}')
+  return hand
+
+
+@functools.lru_cache(maxsize=None)
+def _lot(hand: tuple[int, ...], target: int) -> float:
+  digest = hashlib.sha256(f'{target}:{hand}'.encode()).digest()
+  return int.from_bytes(digest[:6], 'big') / 2**48
+
+
+@functools.lru_cache(maxsize=None)
+def _canonical(hand: tuple[int, ...], target: int) -> str | None:
+  def cost(formula):
+    numbers = [-int(n) for n in re.findall('[0-9]+', formula)]
+    operators = re.sub('[^-+*/]', '', formula)
+    return (formula.count('/'), formula.count('('), numbers,
+            ['*+-/'.index(o) for o in operators], formula)
+  return min(_solve(hand, target), key=cost, default=None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _alphabetical(hand: tuple[int, ...], target: int) -> tuple[str, ...]:
+  return tuple(sorted(_solve(hand, target)))
+
+
+def _solve(hand: tuple[int, ...], target: int) -> tuple[str, ...]:
+  # A hand of five has thousands of solutions: keep few of those.
+  small = len(hand) < MOST_NUMBERS
+  return (_solve_small if small else _solve_large)(hand, target)
+
+
+def _search(hand: tuple[int, ...], target: int) -> tuple[str, ...]:
+  orders = np.array(sorted(set(itertools.permutations(hand))), np.int64)
+  names = orders.astype(str).tolist()
+  grid = (len(orders),) + (4,) * (len(hand) - 1)
+  found = []
+  for tree, template in _bracketings(len(hand)):
+    hits = np.nonzero(np.broadcast_to(_equals(_value(tree, orders), target),
+                                      grid))
+    for row, *chosen in zip(*(h.tolist() for h in hits), strict=True):
+      words = names[row] + chosen
+      words[::2], words[1::2] = names[row], [OPERATORS[o] for o in chosen]
+      found.append(template % tuple(words))
+  return tuple(sorted(found, key=lambda text: (len(text), text)))
+
+
+_solve_small = functools.lru_cache(maxsize=8192)(_search)
+_solve_large = functools.lru_cache(maxsize=64)(_search)
+
+
+@functools.lru_cache(maxsize=None)
+def _bracketings(count: int) -> tuple[tuple[Tree, str], ...]:
+  """(tree, `%s` template) of every way to put parentheses around neighbours.
+
+  Spans of 2 to count - 1 numbers that do not overlap, in each other only from
+  five numbers on: up to four numbers nesting reaches no new value.
+  """
+  spans = [(a, b) for a in range(count) for b in range(a + 2, count + 1)
+           if b - a < count]
+  nested = count >= MOST_NUMBERS
+
+  def fit(one, other):
+    apart = one[1] <= other[0] or other[1] <= one[0]
+    inside = (one[0] >= other[0]) == (one[1] <= other[1]) or (
+        one[0] == other[0] or one[1] == other[1])
+    return apart or (nested and inside)
+
+  return tuple(
+      (_tree(0, count, chosen), _template(count, chosen))
+      for size in range(count)
+      for chosen in itertools.combinations(spans, size)
+      if all(fit(a, b) for a, b in itertools.combinations(chosen, 2)))
+
+
+def _tree(start: int, stop: int, spans: Sequence[tuple[int, int]]) -> Tree:
+  items, at = [], start
+  while at < stop:
+    inner = [s for s in spans
+             if s[0] == at and s[1] <= stop and s != (start, stop)]
+    if inner:
+      end = max(s[1] for s in inner)
+      items.append(_tree(at, end, spans))
+      at = end
+    else:
+      items.append(at)
+      at += 1
+  return tuple(items)
+
+
+def _template(count: int, spans: Sequence[tuple[int, int]]) -> str:
+  words = []
+  for i in range(count):
+    opened = '(' * sum(s[0] == i for s in spans)
+    closed = ')' * sum(s[1] == i + 1 for s in spans)
+    words.append(opened + '%s' + closed)
+  return '%s'.join(words)
+
+
+def _value(tree: Tree, orders: Int[np.ndarray, 'orders numbers']) -> Rational:
+  """The tree under every order (axis 0) and operator (axes 1, 2, ...).
+
+  The operator between numbers i and i + 1 varies along axis i + 1, so a part of
+  the formula is only as large as the operators it contains.
+  """
+  axes = orders.shape[1]
+  one = np.ones((1,) * axes, np.int64)
+
+  def item(part):
+    if isinstance(part, tuple):
+      return _value(part, orders)
+    return Rational(orders[:, part].reshape((-1,) + (1,) * (axes - 1)), one)
+
+  total, term = Rational(one * 0, one), item(tree[0])
+  for part in tree[1:]:
+    gap = _first(part)
+    shape = [1] * axes
+    shape[gap] = 4
+    plus, minus, times, _ = np.eye(4, dtype=bool).reshape([4] + shape)
+    total, term = _extend(
+        total, term, item(part), plus | minus, times,
+        np.where(minus, -1, 1))
+  return _add(total, term)
+
+
+def _first(tree: Tree | int) -> int:
+  return _first(tree[0]) if isinstance(tree, tuple) else tree
+
+
+def _add(a: Rational, b: Rational) -> Rational:
+  return Rational(a.top * b.bottom + b.top * a.bottom, a.bottom * b.bottom)
+
+
+def _extend(
+    total: Rational,
+    term: Rational,
+    item: Rational,
+    additive: Bool[np.ndarray, '...'],
+    times: Bool[np.ndarray, '...'],
+    sign: Int[np.ndarray, '...'],
+) -> tuple[Rational, Rational]:
+  """One more operand: closes the running term, or multiplies or divides it."""
+  longer = _add(total, term)
+  total = Rational(np.where(additive, longer.top, total.top),
+                   np.where(additive, longer.bottom, total.bottom))
+  # Dividing by something undefined must stay undefined, not turn into 0.
+  defined = item.bottom != 0
+  top = term.top * np.where(times, item.top, item.bottom)
+  bottom = term.bottom * np.where(times, item.bottom, item.top * defined)
+  return total, Rational(np.where(additive, sign * item.top, top),
+                         np.where(additive, item.bottom, bottom))
+
+
+def _equals(value: Rational, target: int) -> Bool[np.ndarray, '...']:
+  return (value.bottom != 0) & (value.top == target * value.bottom)

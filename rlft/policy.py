@@ -1,0 +1,133 @@
+"""What a model is to the rest of the library: scores tokens, samples tokens.
+
+Everything is a pure function of `model` (a flax module, used functionally) and
+its parameters.
+"""
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from rlft.ops import log_probs
+from rlft.types import Outputs
+
+
+class Sampled(NamedTuple):
+  """Prompts with the completions that the policy wrote after them."""
+  tokens: Int[Array, 'B T']  # 'B P' prompts, then 'B N' new; pad after the end
+  mask: Bool[Array, 'B T']  # True on sampled tokens, the end token included
+  log_probs: Float[Array, 'B T']  # full softmax at the sampling temperature
+
+
+def forward(
+    model: Any, params: PyTree, tokens: Int[Array, 'B T'], *,
+    temperature: float = 1.0,
+) -> Outputs:
+  """Scores every token; `params` = {'policy': ..., maybe 'critic': ...}.
+
+  Without a critic the values are zeros, which only an objective that needs
+  one would notice.
+  """
+  policy = {'params': params['policy']}
+  hidden, _ = model.apply(policy, tokens)
+  log_p, entropy = log_probs.of_tokens(
+      lambda h: model.apply(policy, h, method='head'), hidden, tokens,
+      temperature=temperature)
+  values = jnp.zeros_like(log_p)
+  if 'critic' in params:
+    values = value(model, params['critic'], tokens)
+  return Outputs(log_p, entropy, values, hidden)
+
+
+def value(
+    model: Any, critic: PyTree, tokens: Int[Array, 'B T']
+) -> Float[Array, 'B T']:
+  """V(prefix before each token), from a separate model with a value head."""
+  hidden, _ = model.apply({'params': critic['model']}, tokens)
+  wide = hidden.astype(jnp.float32)
+  v = wide @ critic['value_head']['kernel'] + critic['value_head']['bias'][0]
+  return jnp.pad(v[:, :-1, 0], ((0, 0), (1, 0)))
+
+
+def make_critic(policy: PyTree) -> PyTree:
+  """A critic that starts as the policy, with a value head of zeros."""
+  width = policy['final_norm']['scale'].shape[0]
+  body = {k: v for k, v in policy.items() if k != 'head'}
+  return {
+      # the head is kept out of the gradient's way, not out of the module's
+      'model': jax.tree.map(jnp.copy, body),
+      'value_head': {
+          'kernel': jnp.zeros((width, 1)), 'bias': jnp.zeros((1,))},
+  }
+
+
+def sample(
+    model: Any,
+    params: PyTree,
+    prompts: Int[Array, 'B P'],
+    keys: Key[Array, 'B'],
+    *,
+    max_new_tokens: int,
+    end: int,
+    pad: int = 0,
+    temperature: float = 1.0,
+    rule: Callable | None = None,
+) -> Sampled:
+  """Completes left-padded prompts with a KV cache; stops when all have ended.
+
+  `keys` is one key per row, and token n of a row uses fold_in(key, n): how rows
+  are split into batches does not change the text. Temperature 0 is greedy (its
+  log-probs are those at temperature 1). A row of pads only is not sampled.
+  `rule` maps logits to logits (rlft/decoding).
+  """
+  variables = {'params': params['policy']}
+  rows, width = prompts.shape
+  scale = temperature if temperature > 0 else 1.0
+
+  def choose(hidden, n):
+    logits = model.apply(variables, hidden, method='head') / scale
+    logits = logits if rule is None else rule(logits)
+    if temperature > 0:
+      noise = jax.vmap(
+          lambda key: jax.random.gumbel(
+              jax.random.fold_in(key, n), logits.shape[-1:]))(keys)
+      token = jnp.argmax(logits + noise, axis=-1)
+    else:
+      token = jnp.argmax(logits, axis=-1)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return token, jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+
+  def write(carry, hidden):
+    n, done, tokens, mask, log_p, cache = carry
+    token, chosen = choose(hidden, n)
+    token = jnp.where(done, pad, token)
+    at = (0, width + n)
+    put = jax.lax.dynamic_update_slice
+    tokens = put(tokens, token[:, None], at)
+    mask = put(mask, ~done[:, None], at)
+    log_p = put(log_p, jnp.where(done, 0.0, chosen)[:, None], at)
+    return n + 1, done | (token == end), tokens, mask, log_p, cache, token
+
+  def step(carry):
+    *carry, token = carry
+    cache = carry[-1]
+    hidden, cache = model.apply(variables, token[:, None], cache)
+    return write((*carry[:-1], cache), hidden[:, 0])
+
+  cache = model.apply(
+      variables, rows, width + max_new_tokens, method='empty_cache')
+  hidden, cache = model.apply(variables, prompts, cache)
+  grow = ((0, 0), (0, max_new_tokens))
+  first = write((
+      jnp.zeros((), jnp.int32),
+      jnp.all(prompts == pad, axis=1),
+      jnp.pad(prompts, grow, constant_values=pad),
+      jnp.zeros((rows, width + max_new_tokens), bool),
+      jnp.zeros((rows, width + max_new_tokens)),
+      cache,
+  ), hidden[:, -1])
+  _, _, tokens, mask, log_p, _, _ = jax.lax.while_loop(
+      lambda c: (c[0] < max_new_tokens) & ~jnp.all(c[1]), step, first)
+  return Sampled(tokens, mask, log_p)

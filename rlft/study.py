@@ -1,0 +1,135 @@
+"""A study: several runs in order. A finished stage is not done again."""
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+
+from rlft import analyze, report, train
+from rlft import config as door
+from rlft.training import checkpoint, metrics, progress
+
+
+def stage(
+    role: str, config: ml_collections.ConfigDict, *, seed: int = 0,
+    from_step: int | None = None,
+) -> ml_collections.ConfigDict:
+  """One stage; `init`, `base` and `checkpoints` may name others: 'sft@300'."""
+  return ml_collections.ConfigDict(dict(
+      role=role, seed=seed,
+      from_step=ml_collections.config_dict.placeholder(int)
+      if from_step is None else from_step, config=config))
+
+
+def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
+  """Runs every stage, then the report; returns the path of the page."""
+  done = {row['name']: row for row in read_stages(study_dir)}
+  for name, section in config.stages.items():
+    if done.get(name, {}).get('finished'):
+      continue
+    run_dir = study_dir / name
+    run_dir.mkdir(parents=True, exist_ok=True)
+    row = dict(name=name, role=section.role, seed=section.seed,
+               from_step=section.from_step, finished=False,
+               seconds=done.get(name, {}).get('seconds', 0.0))
+    progress.say(f'{name}: started')
+    began = time.monotonic()
+    try:
+      execute(resolve(section.config, config.stages, study_dir), run_dir)
+      row['finished'] = True
+    finally:  # an interrupted stage keeps the time that it has cost
+      row['seconds'] += time.monotonic() - began
+      done[name] = row
+      write_stages(study_dir, list(done.values()))
+    progress.say(f'{name}: {row["seconds"]:.0f} s')
+  return finish(study_dir, done)
+
+
+def finish(study_dir: Path, done: dict) -> Path:
+  """Writes the report, and the time that it took."""
+  began = time.monotonic()
+  page = report.write(study_dir)
+  done['report'] = dict(
+      name='report', role='report', seed=0, from_step=None, finished=False,
+      seconds=time.monotonic() - began)
+  write_stages(study_dir, list(done.values()))
+  return page
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """ValueError for the first stage that could not start, before any does."""
+  for name, section in config.stages.items():
+    if 'analysis' not in section.config:
+      try:
+        train.check(section.config, known=config.stages)
+      except ValueError as error:
+        raise ValueError(f'stage {name}: {error}') from error
+
+
+def execute(config: ml_collections.ConfigDict, run_dir: Path) -> None:
+  """One stage, as `rlft run` would run it by itself."""
+  write_once(run_dir / 'config.json', config)
+  if 'analysis' in config:
+    analyze.run(config, run_dir)
+  else:
+    train.run(config, run_dir)
+
+
+def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes the resolved config; ValueError when another one is there."""
+  text = door.to_json(config)
+  if path.exists() and path.read_text() != text:
+    raise ValueError(
+        f'{path} is of another config: take a new run directory, or the '
+        'config that this one was begun with')
+  path.write_text(text)
+
+
+def resolve(
+    config: ml_collections.ConfigDict, stages: ml_collections.ConfigDict,
+    study_dir: Path,
+) -> ml_collections.ConfigDict:
+  """A copy in which 'STAGE@STEP' names a run directory of this study."""
+  config = config.copy_and_resolve_references()
+
+  def full(name):
+    run, at, step = name.rpartition('@')
+    if not at or run not in stages:
+      return name
+    if step == 'best_ood':
+      step = str(best_ood(study_dir / run))
+    return f'{study_dir / run}@{step}'
+
+  with config.unlocked():
+    if 'analysis' in config:
+      for role, name in config.checkpoints.items():
+        config.checkpoints[role] = full(name)
+    else:
+      if config.init.endswith('@best_ood'):
+        raise ValueError(
+            'a run may not start from @best_ood: the start must be fixed '
+            'before OOD success is seen')
+      config.init, config.base = full(config.init), full(config.base)
+  return config
+
+
+def best_ood(run_dir: Path) -> int:
+  """The step with the highest OOD success, step 0 included; first of ties."""
+  rows = [r for r in metrics.read(run_dir / 'evals.jsonl')
+          if r['eval'] == 'ood']
+  return max(rows, key=lambda r: (r['success'], -r['step']))['step']
+
+
+def read_stages(study_dir: Path) -> list[dict]:
+  """What was run so far."""
+  path = study_dir / 'stages.json'
+  return json.loads(path.read_text()) if path.exists() else []
+
+
+def write_stages(study_dir: Path, rows: list[dict]) -> None:
+  """Replaces stages.json in one step."""
+  temporary = study_dir / 'stages.json.tmp'
+  temporary.write_text(json.dumps(rows, indent=1) + '\n')
+  temporary.replace(study_dir / 'stages.json')

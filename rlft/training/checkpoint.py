@@ -1,0 +1,120 @@
+"""Checkpoints: Orbax, one directory per step, committed by a file.
+
+`RUN_DIR@STEP` names one. The policy's parameters are an item of their own, so
+that another run can start from them without knowing this run's optimizer.
+"""
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from rlft.types import TrainState
+
+
+def open_manager(run_dir: Path, *, keep: int | None) -> ocp.CheckpointManager:
+  """The manager of RUN_DIR/checkpoints; use it as a context manager.
+
+  `keep` is the number of newest steps to keep; None keeps all.
+  """
+  policies = ocp.checkpoint_managers
+  preservation = (
+      policies.PreserveAll() if keep is None else policies.LatestN(keep))
+  options = ocp.CheckpointManagerOptions(
+      preservation_policy=preservation,
+      atomicity_options=ocp.options.AtomicityOptions(
+          mode=ocp.options.AtomicityMode.COMMIT_FILE),
+      cleanup_tmp_directories=True,
+      step_format_fixed_length=6)
+  return ocp.CheckpointManager(run_dir.resolve() / 'checkpoints',
+                               options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager, state: TrainState, source_state: PyTree,
+    meta: dict[str, Any],
+) -> None:
+  """Saves at `state.step`, in the background; a step saved before is kept."""
+  step = int(state.step)
+  if step in manager.all_steps():
+    return
+  rest = state._asdict()
+  params = rest.pop('params')
+  manager.save(step, args=ocp.args.Composite(
+      params=ocp.args.StandardSave(params),
+      rest=ocp.args.StandardSave(rest),
+      source=ocp.args.JsonSave({'state': source_state}),
+      meta=ocp.args.JsonSave(meta)))
+
+
+def restore(
+    manager: ocp.CheckpointManager, step: int, like: TrainState,
+) -> tuple[TrainState, PyTree]:
+  """The train state of a step, as `like`, and the source's state."""
+  rest = like._asdict()
+  params = rest.pop('params')
+  found = manager.restore(step, args=ocp.args.Composite(
+      params=ocp.args.StandardRestore(_abstract(params)),
+      rest=ocp.args.StandardRestore(_abstract(rest)),
+      source=ocp.args.JsonRestore()))
+  state = TrainState(params=found['params'], **found['rest'])
+  return state, found['source']['state']
+
+
+def _abstract(tree: PyTree) -> PyTree:
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+def split(name: str) -> tuple[Path, str]:
+  """'RUN_DIR@STEP' -> (RUN_DIR, STEP); ValueError when there is no '@'."""
+  run_dir, at, step = name.rpartition('@')
+  if not at:
+    raise ValueError(f'{name!r} names no checkpoint: write RUN_DIR@STEP')
+  return Path(run_dir), step
+
+
+def steps(run_dir: Path) -> list[int]:
+  """Steps with a committed checkpoint, ascending."""
+  with open_manager_for_reading(run_dir) as manager:
+    return sorted(manager.all_steps())
+
+
+def open_manager_for_reading(run_dir: Path) -> ocp.CheckpointManager:
+  """A manager that never makes or deletes anything."""
+  options = ocp.CheckpointManagerOptions(
+      read_only=True, step_format_fixed_length=6,
+      atomicity_options=ocp.options.AtomicityOptions(
+          mode=ocp.options.AtomicityMode.COMMIT_FILE))
+  return ocp.CheckpointManager(run_dir.resolve() / 'checkpoints',
+                               options=options)
+
+
+def load_params(name: str) -> PyTree:
+  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'.
+
+  Raises ValueError, listing the steps there are, when this one is missing.
+  """
+  run_dir, step = split(name)
+  if not (run_dir / 'checkpoints').is_dir():
+    raise ValueError(f'no checkpoints in {run_dir}: was it run?')
+  known = steps(run_dir)
+  wanted = known[-1] if step == 'last' and known else step
+  if not str(wanted).isdecimal() or int(wanted) not in known:
+    raise ValueError(
+        f'no step {step} in {run_dir}; saved: '
+        f'{", ".join(map(str, known)) or "none"}')
+  with open_manager_for_reading(run_dir) as manager:
+    found = manager.restore(int(wanted), args=ocp.args.Composite(
+        params=ocp.args.StandardRestore()))
+  return jax.tree.map(np.asarray, found['params'])
+
+
+def run_config(run_dir: Path) -> dict[str, Any]:
+  """The resolved config that a run wrote; ValueError when there is none."""
+  path = run_dir / 'config.json'
+  if not path.is_file():
+    raise ValueError(f'no config.json in {run_dir}: not a run directory')
+  return json.loads(path.read_text())

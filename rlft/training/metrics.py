@@ -1,0 +1,82 @@
+"""Metrics of a run: one JSON object per line, and TensorBoard beside it."""
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import tensorboardX
+
+COMPILE = '/jax/core/compile/backend_compile_duration'
+
+
+class Writer(NamedTuple):
+  """Where a run's numbers go."""
+  path: Path
+  board: tensorboardX.SummaryWriter
+
+
+def open_writer(run_dir: Path, step: int) -> Writer:
+  """Opens the log; lines of a step beyond `step` are a lost run's and go."""
+  path = run_dir / 'metrics.jsonl'
+  truncate(path, step)
+  board = tensorboardX.SummaryWriter(
+      str(run_dir / 'tensorboard'), purge_step=step + 1)
+  return Writer(path, board)
+
+
+def truncate(path: Path, step: int) -> None:
+  """Drops rows beyond `step` and a last line that was cut in the middle."""
+  if not path.exists():
+    return
+  kept = [row for row in read(path) if row['step'] <= step]
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+  temporary.replace(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+  """The whole rows of a JSONL file; a torn last line is not a row."""
+  rows = []
+  for line in path.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError:
+      break
+  return rows
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+  """Python floats; a number that is not finite becomes null, which is JSON."""
+  floats = {k: float(v) for k, v in metrics.items()}
+  return {k: v if math.isfinite(v) else None for k, v in floats.items()}
+
+
+def write(writer: Writer, step: int, metrics: Mapping[str, Any]) -> dict:
+  """Appends one row; returns it."""
+  row = {'step': step, **plain(metrics)}
+  append(writer.path, row)
+  for name, value in row.items():
+    if name != 'step' and value is not None:
+      writer.board.add_scalar(name, value, step)
+  return row
+
+
+def append(path: Path, row: Mapping[str, Any]) -> None:
+  """One row at the end of a JSONL file."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open('a') as file:
+    file.write(json.dumps(row) + '\n')
+
+
+class Compilations:
+  """Counts compilations since it was made, by listening to JAX."""
+
+  def __init__(self):
+    self.count = 0
+    jax.monitoring.register_event_duration_secs_listener(self._heard)
+
+  def _heard(self, event: str, duration: float, **_: Any) -> None:
+    del duration
+    self.count += event == COMPILE

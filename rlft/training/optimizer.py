@@ -1,0 +1,64 @@
+"""One optimizer tree for policy and critic, from optax."""
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def constant(learning_rate: float, warmup_steps: int, num_steps: int):
+  """Linear warm-up, then constant."""
+  del num_steps
+  return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
+
+
+def cosine(learning_rate: float, warmup_steps: int, num_steps: int):
+  """Linear warm-up, then a cosine to zero."""
+  return optax.warmup_cosine_decay_schedule(
+      0.0, learning_rate, warmup_steps, max(num_steps, warmup_steps + 1))
+
+
+def log_warmup(learning_rate: float, warmup_steps: int, num_steps: int):
+  """learning_rate * ln t / ln warmup, then constant (arXiv 2508.16546)."""
+  del num_steps
+  span = jnp.log(max(warmup_steps, 2))
+
+  def schedule(count):
+    share = jnp.log(jnp.maximum(count + 1, 1)) / span
+    return learning_rate * jnp.clip(share, 0.0, 1.0)
+
+  return schedule
+
+
+SCHEDULES: dict[str, Callable] = {
+    'constant': constant, 'cosine': cosine, 'log_warmup': log_warmup}
+
+
+def make(
+    *, num_steps: int, learning_rate: float, schedule: str = 'constant',
+    warmup_steps: int = 0, critic_learning_rate: float | None = None,
+    b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
+    eps_root: float = 0.0, weight_decay: float = 0.0, clip_norm: float = 1.0,
+) -> optax.GradientTransformation:
+  """AdamW per group of parameters: 'policy' and, where there is one, 'critic'.
+
+  Gradients are clipped per group, so that a critic's error does not shrink the
+  policy's step. `num_steps` counts optimizer steps, for schedules that end.
+  """
+  if schedule not in SCHEDULES:
+    raise ValueError(
+        f'no schedule {schedule!r}; known: {", ".join(sorted(SCHEDULES))}')
+
+  def group(rate):
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(
+            SCHEDULES[schedule](rate, warmup_steps, num_steps), b1=b1, b2=b2,
+            eps=eps, eps_root=eps_root, weight_decay=weight_decay))
+
+  critic = learning_rate if critic_learning_rate is None else (
+      critic_learning_rate)
+  return optax.partition(
+      {'policy': group(learning_rate), 'critic': group(critic)},
+      lambda params: {
+          k: jax.tree.map(lambda _, k=k: k, v) for k, v in params.items()})

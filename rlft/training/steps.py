@@ -1,0 +1,76 @@
+"""Update steps: pure functions of (state, data), jitted once by the loop."""
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from rlft.types import Metrics, TrainState
+
+STREAMS = {'init': 0, 'data': 1, 'rollout': 2, 'shuffle': 3, 'eval': 4}
+
+
+def stream(key: jax.Array, name: str, counter: jax.Array | int) -> jax.Array:
+  """The key of one use: fold_in(stream), then fold_in(counter)."""
+  return jax.random.fold_in(jax.random.fold_in(key, STREAMS[name]), counter)
+
+
+def descend(
+    state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+  """One optimizer step; does not count as a step of the loop."""
+
+  def objective(params):
+    return loss(forward(params, batch.tokens), batch)
+
+  (value, metrics), grads = jax.value_and_grad(
+      objective, has_aux=True)(state.params)
+  changes, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, changes)
+  metrics = metrics | {
+      'loss': value,
+      'grad_norm': optax.tree.norm(grads),
+      'update_norm': optax.tree.norm(changes),
+  }
+  return state._replace(params=params, opt_state=opt_state), metrics
+
+
+def gradient_step(
+    state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+  """One batch, one optimizer step: SFT and every offline objective."""
+  state, metrics = descend(state, batch, forward=forward, loss=loss, tx=tx)
+  return state._replace(step=state.step + 1), metrics
+
+
+def minibatch_epochs(
+    state: TrainState, data: PyTree, *, forward: Callable, loss: Callable,
+    tx: optax.GradientTransformation, epochs: int, minibatches: int,
+) -> tuple[TrainState, Metrics]:
+  """Several epochs over one rollout in shuffled minibatches: PPO.
+
+  Metrics are means over the optimizer steps; `first_*` are those of the first
+  one, where an on-policy ratio is exactly 1.
+  """
+  rows = data.tokens.shape[0]
+  if rows % minibatches:
+    raise ValueError(
+        f'{rows} rows do not split into {minibatches} minibatches')
+  key = stream(state.key, 'shuffle', state.step)
+
+  def epoch(state, n):
+    order = jax.random.permutation(jax.random.fold_in(key, n), rows)
+    parts = jax.tree.map(
+        lambda x: x[order].reshape(minibatches, -1, *x.shape[1:]), data)
+    return jax.lax.scan(
+        lambda s, part: descend(s, part, forward=forward, loss=loss, tx=tx),
+        state, parts)
+
+  state, metrics = jax.lax.scan(epoch, state, jnp.arange(epochs))
+  first = {f'first_{k}': v[0, 0] for k, v in metrics.items()
+           if k in ('ratio_max', 'approx_kl', 'kl')}
+  metrics = {k: jnp.mean(v) for k, v in metrics.items()} | first
+  return state._replace(step=state.step + 1), metrics

@@ -1,0 +1,107 @@
+"""Where parameters come from: a shipped asset, or a checkpoint of a run."""
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from jaxtyping import PyTree
+
+from rlft import tokenizer
+from rlft.training import checkpoint
+
+
+def load(name: str) -> PyTree:
+  """Parameters {'policy': ...} of 'asset:NAME' or 'RUN_DIR@STEP'.
+
+  Raises ValueError for what is missing, truncated or not as its provenance
+  file says.
+  """
+  if name.startswith('asset:'):
+    return {'policy': load_asset(name.removeprefix('asset:'))}
+  return checkpoint.load_params(name)
+
+
+def config_of(name: str) -> dict[str, Any]:
+  """The sections `model` and `tokenizer` that these parameters belong to."""
+  if name.startswith('asset:'):
+    return provenance(name.removeprefix('asset:'))['config']
+  run_dir, _ = checkpoint.split(name)
+  return checkpoint.run_config(run_dir)
+
+
+def provenance(asset: str) -> dict[str, Any]:
+  """How a shipped model was made; ValueError lists the ones there are."""
+  path = tokenizer.ASSETS / f'{asset}.json'
+  if not path.is_file():
+    known = sorted(p.stem for p in tokenizer.ASSETS.glob('*.safetensors'))
+    raise ValueError(
+        f'no asset {asset!r}; known: {", ".join(known) or "none"}')
+  return json.loads(path.read_text())
+
+
+def load_asset(asset: str) -> PyTree:
+  """The tree of a shipped safetensors file, checked against its sha256."""
+  path = tokenizer.ASSETS / f'{asset}.safetensors'
+  expected = provenance(asset)['sha256']
+  if not path.is_file():
+    raise ValueError(f'{path} is missing: install the package again')
+  found = hashlib.sha256(path.read_bytes()).hexdigest()
+  if found != expected:
+    raise ValueError(
+        f'{path} is damaged (its sha256 is not that of its provenance file): '
+        'install the package again')
+  return nest(safetensors.numpy.load_file(path))
+
+
+def save_asset(path: Path, params: PyTree, about: dict[str, Any]) -> None:
+  """Writes PATH.safetensors, and PATH.json with `about` and the sha256."""
+  file = path.with_suffix('.safetensors')
+  temporary = path.with_suffix('.safetensors.tmp')
+  safetensors.numpy.save_file(flatten(params), temporary)
+  temporary.replace(file)
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()
+  path.with_suffix('.json').write_text(
+      json.dumps({**about, 'sha256': digest}, indent=1) + '\n')
+
+
+def flatten(params: PyTree) -> dict[str, np.ndarray]:
+  """{'layers/mlp/up/kernel': array} of a nested dict."""
+  return {k: np.ascontiguousarray(v) for k, v in by_path(params).items()}
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+  """The leaves of a nested dict by their path."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  return {'/'.join(str(k.key) for k in path): leaf for path, leaf in leaves}
+
+
+def nest(flat: dict[str, np.ndarray]) -> PyTree:
+  """The inverse of `flatten`."""
+  tree: dict[str, Any] = {}
+  for path, leaf in flat.items():
+    *folders, name = path.split('/')
+    at = tree
+    for folder in folders:
+      at = at.setdefault(folder, {})
+    at[name] = leaf
+  return tree
+
+
+def match(params: PyTree, like: PyTree, name: str) -> PyTree:
+  """`params`, if names and shapes are those of `like`; else ValueError."""
+  have = {k: v.shape for k, v in by_path(params).items()}
+  want = {k: v.shape for k, v in by_path(like).items()}
+  if have != want:
+    wrong = sorted(
+        k for k in have.keys() | want.keys() if have.get(k) != want.get(k))
+    k = wrong[0]
+    raise ValueError(
+        f'{name} does not fit the model in {len(wrong)} of its parameters: '
+        f'{k} is {have.get(k, "missing")}, the model wants '
+        f'{want.get(k, "none")}; set the model section to the one it was '
+        'made with')
+  return params
+

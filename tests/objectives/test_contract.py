@@ -1,0 +1,198 @@
+"""What every objective promises, whatever it is: a new file is found here.
+
+The annotation of `batch` decides which example an objective is fed. Policies
+are tables of logits, so gradients are seen where they land.
+"""
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft import parts
+from rlft.types import Batch, Experience, Outputs, Rollout
+
+B, T, V, D = 4, 6, 5, 3
+MASK = jnp.array([
+    [False, True, True, True, True, True],
+    [False, False, True, True, False, False],
+    [False, True, True, False, True, True],  # feedback between two turns
+    [False, False, False, False, False, False],  # nothing to learn from
+])
+NAMES = parts.names('objectives')
+NORMAL = jax.random.normal
+
+
+def outputs_of(table):
+  """A forward pass of the policy whose logits and values are the table."""
+  log_p = jax.nn.log_softmax(table['logits'])
+  chosen = jnp.take_along_axis(log_p, TOKENS[..., None], -1)[..., 0]
+  entropy = -(jnp.exp(log_p) * log_p).sum(-1)
+  return Outputs(chosen, entropy, table['values'], jnp.zeros((B, T, D)))
+
+
+KEYS = jax.random.split(jax.random.key(0), 7)
+TOKENS = jax.random.randint(KEYS[0], (B, T), 0, V)
+TABLE = {'logits': NORMAL(KEYS[1], (B, T, V)), 'values': NORMAL(
+    KEYS[2], (B, T))}
+
+
+def example_rollout():
+  near = outputs_of(TABLE)
+  return Rollout(
+      tokens=TOKENS, mask=MASK, turn_ids=jnp.where(MASK, 0, -1),
+      rewards=jnp.where(MASK, NORMAL(KEYS[3], (B, T)), 0.),
+      prompt_ids=jnp.array([0, 0, 1, 1]),
+      log_probs=near.log_probs + 0.05 * NORMAL(KEYS[4], (B, T)),
+      ref_log_probs=near.log_probs + 0.3 * NORMAL(KEYS[5], (B, T)),
+      values=near.values + 0.05 * NORMAL(KEYS[6], (B, T)))
+
+
+def example(name):
+  """(loss, batch) of the objective of that name."""
+  module = parts.load('objectives', name)
+  kind = inspect.signature(module.loss).parameters['batch'].annotation
+  if kind is Batch:
+    return module.loss, Batch(TOKENS, MASK)
+  assert kind is Experience, f'no example of {kind}: add one here'
+  return module.loss, module.advantages(example_rollout())
+
+
+def poison(tree, where):
+  """NaN into every per-token float of the tree at the places named."""
+  def spoil(x):
+    if x.shape != (B, T) or not jnp.issubdtype(x.dtype, jnp.floating):
+      return x
+    return jnp.where(where, jnp.nan, x)
+  return jax.tree.map(spoil, tree)
+
+
+def floats(batch):
+  return [x for x in jax.tree.leaves(batch)
+          if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+@pytest.fixture(params=NAMES)
+def objective(request):
+  return example(request.param)
+
+
+def test_gradient_is_finite_and_reaches_every_completion_token(objective):
+  loss, batch = objective
+  grad = jax.grad(lambda t: loss(outputs_of(t), batch)[0])(TABLE)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grad))
+  assert np.abs(grad['logits']).sum(-1)[MASK].min() > 1e-6
+
+
+def test_gradient_is_exactly_zero_off_the_mask(objective):
+  loss, batch = objective
+  grad = jax.grad(lambda t: loss(outputs_of(t), batch)[0])(TABLE)
+  assert not np.asarray(grad['logits'])[~MASK].any()
+  assert not np.asarray(grad['values'])[~MASK].any()
+
+
+def test_what_stands_off_the_mask_is_not_seen(objective):
+  loss, batch = objective
+  outputs = outputs_of(TABLE)
+  want = loss(outputs, batch)
+  got = loss(poison(outputs, ~MASK), poison(batch, ~MASK))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_rows_without_a_token_never_matter(objective):
+  loss, batch = objective
+  outputs = outputs_of(TABLE)
+  want = loss(outputs, batch)
+  some = slice(0, B - 1)
+  got = loss(*jax.tree.map(lambda x: x[some], (outputs, batch)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-5, atol=1e-7), got, want)
+
+
+def test_order_of_rows_does_not_matter(objective):
+  loss, batch = objective
+  outputs = outputs_of(TABLE)
+  order = jnp.array([2, 0, 3, 1])
+  got = loss(*jax.tree.map(lambda x: x[order], (outputs, batch)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-5, atol=1e-7), got, loss(outputs, batch))
+
+
+def test_jit_equals_eager(objective):
+  loss, batch = objective
+  outputs = outputs_of(TABLE)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=1e-5, atol=1e-6),
+      jax.jit(loss)(outputs, batch), loss(outputs, batch))
+
+
+def test_the_batch_is_data(objective):
+  """No gradient enters what was computed before the update."""
+  loss, batch = objective
+  leaves, tree = jax.tree.flatten(batch)
+  index = [i for i, x in enumerate(leaves)
+           if jnp.issubdtype(x.dtype, jnp.floating)]
+
+  def of(values):
+    filled = list(leaves)
+    for i, value in zip(index, values, strict=True):
+      filled[i] = value
+    return loss(outputs_of(TABLE), tree.unflatten(filled))[0]
+
+  for grad in jax.grad(of)([leaves[i] for i in index]):
+    assert not np.asarray(grad).any()
+
+
+def test_nothing_that_counts_is_harmless_and_visible(objective):
+  loss, batch = objective
+  empty = jax.tree.map(
+      lambda x: jnp.zeros_like(x) if x.dtype == bool else x, batch)
+  grad, metrics = jax.grad(
+      lambda t: loss(outputs_of(t), empty), has_aux=True)(TABLE)
+  assert all(not g.any() for g in jax.tree.leaves(grad))
+  assert all(np.isfinite(m) for m in metrics.values())
+  assert metrics['tokens'] == 0
+
+
+def test_metrics_are_flat_scalars(objective):
+  loss, batch = objective
+  value, metrics = loss(outputs_of(TABLE), batch)
+  assert value.shape == ()
+  assert all(m.shape == () for m in metrics.values())
+  assert all(name.isidentifier() for name in metrics)
+  assert metrics['tokens'] == MASK.sum()
+
+
+ONLINE = [name for name in NAMES
+          if hasattr(parts.load('objectives', name), 'advantages')]
+
+
+@pytest.mark.parametrize('name', ONLINE)
+def test_advantages_are_finite_and_zero_off_the_mask(name):
+  advantages = parts.load('objectives', name).advantages
+  rollout = example_rollout()
+  result = advantages(rollout)
+  for array in (result.advantages, result.returns):
+    assert np.isfinite(array).all()
+    assert not np.asarray(array)[~MASK].any()
+  assert np.asarray(result.advantages)[MASK].any()
+  assert all(map(np.array_equal, result.rollout, rollout))
+
+
+@pytest.mark.parametrize('name', ONLINE)
+def test_advantages_do_not_see_what_stands_off_the_mask(name):
+  advantages = parts.load('objectives', name).advantages
+  rollout = example_rollout()
+  want, got = advantages(rollout), advantages(poison(rollout, ~MASK))
+  np.testing.assert_array_equal(got.advantages, want.advantages)
+  np.testing.assert_array_equal(got.returns, want.returns)
+
+
+@pytest.mark.parametrize('name', ONLINE)
+def test_jitted_advantages_equal_eager(name):
+  advantages = parts.load('objectives', name).advantages
+  rollout = example_rollout()
+  for a, b in zip(floats(jax.jit(advantages)(rollout)),
+                  floats(advantages(rollout)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
