@@ -26,7 +26,8 @@ def stage(
 def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
   """Runs every stage, then the report; returns the path of the page."""
   done = {row['name']: row for row in read_stages(study_dir)}
-  for name, section in config.stages.items():
+  for name in config.order:
+    section = config.stages[name]
     if done.get(name, {}).get('finished'):
       continue
     run_dir = study_dir / name
@@ -60,7 +61,8 @@ def finish(study_dir: Path, done: dict) -> Path:
 
 def check(config: ml_collections.ConfigDict) -> None:
   """ValueError for the first stage that could not start, before any does."""
-  for name, section in config.stages.items():
+  for name in config.order:
+    section = config.stages[name]
     if 'analysis' not in section.config:
       try:
         train.check(section.config, known=config.stages)

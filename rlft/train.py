@@ -154,7 +154,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       seen = jax.device_get(seen)
       ended = time.monotonic()
       metrics.write(writer, step + 1, {
-          **data, **seen, 'compilations': counter.count,
+          **seen, **data, 'compilations': counter.count,
           'tokens_per_second': data['tokens'] / (ended - began),
           'experience_seconds': fetched - began,
           'update_seconds': ended - fetched})

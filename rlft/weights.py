@@ -1,6 +1,7 @@
 """Where parameters come from: a shipped asset, or a checkpoint of a run."""
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
-from rlft.training import checkpoint
+from rlft.training import checkpoint, metrics
 
 
 def load(name: str) -> PyTree:
@@ -105,3 +106,27 @@ def match(params: PyTree, like: PyTree, name: str) -> PyTree:
         'made with')
   return params
 
+
+
+def ship(checkpoint_name: str, asset: str) -> Path:
+  """Makes an asset of a run's checkpoint; its scores are the run's own."""
+  run_dir, _ = checkpoint.split(checkpoint_name)
+  step = checkpoint.resolve_step(checkpoint_name)
+  log = metrics.read(run_dir / 'evals.jsonl')
+  scores = [{k: v for k, v in row.items() if k != 'solved'}
+            for row in log if row['step'] == step]
+  config = checkpoint.run_config(run_dir)
+  git = (run_dir / 'git.txt').read_text().split('\n')
+  path = tokenizer.ASSETS / asset
+  params = checkpoint.load_params(f'{run_dir}@{step}')['policy']
+  save_asset(path, params, {
+      'step': step, 'seed': config['seed'],
+      'commit': git[0], 'changed_since_commit': len(git) > 2,
+      'scores': scores, 'config': config,
+      'note': 'held-out multisets are kept out of whole games; the bare-number '
+      'skill covers every multiset, as the pre-training of a large model does'})
+  return path.with_suffix('.safetensors')
+
+
+if __name__ == '__main__':  # python -m rlft.weights RUN_DIR@STEP NAME
+  print(ship(*sys.argv[1:]))

@@ -9,9 +9,9 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 
 # Top to bottom: a module imports from its own line or from a lower one.
 LAYERS = (
-    ('main',),
+    ('main', 'api'),
     ('study', 'report'),
-    ('train', 'evaluate', 'analyze'),
+    ('train', 'evaluate', 'analyze', 'config'),
     ('analyses',),
     ('weights',),
     ('training', 'experience'),

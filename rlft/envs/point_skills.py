@@ -1,7 +1,7 @@
 """The two halves of GeneralPoints as separate exercises, to pre-train on.
 
-solve      numbers to formula      `24 numbers 10 5 2 4 :` -> `10 + 5 * 2 + 4 = 24`
-translate  cards to numbers        `faces 10 10 10 cards K 5 2 4 :` -> `10 5 2 4`
+solve      `24 numbers 10 5 2 4 :`           ->  `10 + 5 * 2 + 4 = 24`
+translate  `faces 10 10 10 cards K 5 2 4 :`  ->  `10 5 2 4`
 
 Both face rules of the game (arXiv 2508.16546) occur at random, so a model that
 learned them has the out-of-distribution ability before any fine-tuning on one
@@ -44,10 +44,10 @@ def sample(
   """
   if skill not in SKILLS:
     raise ValueError(f'no skill {skill!r}; known: {", ".join(SKILLS)}')
-  if faces is not None:
-    faces = deck_of.checked_faces(faces)
+  rules = deck_of.FACES if faces is None else (tuple(map(int, faces)),)
+  deck_of.check_rules(rules[0], cards, target, split, held_out)
   for _ in range(DRAWS):
-    rule = faces or deck_of.FACES[int(rng.integers(2))]
+    rule = rules[int(rng.integers(len(rules)))]
     ranks = deck_of.draw(rng, cards)
     values = deck_of.values(ranks, rule)
     if skill == 'translate':
@@ -84,7 +84,12 @@ def respond(task: Task, completions: list[str]) -> Turn:
   return Turn('', verdict.reward, True, {verdict.cause: verdict.reward})
 
 
-def _translate(rule, ranks, values, target) -> Task:
+def _translate(
+    rule: tuple[int, ...],
+    ranks: tuple[int, ...],
+    values: tuple[int, ...],
+    target: int,
+) -> Task:
   prompt = (f'faces {" ".join(map(str, rule))} '
             f'cards {" ".join(deck_of.names(ranks))} :')
   return Task(prompt, Exercise('translate', values, target))

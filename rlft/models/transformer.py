@@ -23,7 +23,7 @@ class Cache(NamedTuple):
   """Keys and values of S positions; H key heads of size E."""
   keys: Float[Array, 'L B S H E']
   values: Float[Array, 'L B S H E']
-  valid: Bool[Array, 'B S']
+  documents: Int[Array, 'B S']  # which one each column is of; -1 is padding
   index: Int[Array, '']  # columns written so far, the same for all rows
 
 
@@ -180,6 +180,10 @@ class Model(nn.Module):
       raise ValueError(
           f'width {self.width} must be a multiple of heads {self.heads}, and '
           f'heads a multiple of kv_heads {self.kv_heads}')
+    if self.width // self.heads % 2:
+      raise ValueError(
+          f'a head of size {self.width // self.heads} cannot be rotated: '
+          'width / heads must be even')
     out_scale = 1 / (2 * self.layers)  # residual stream keeps its size
     self.embed = nn.Embed(
         self.vocabulary, self.width, dtype=self.dtype,
@@ -208,12 +212,13 @@ class Model(nn.Module):
       layout, index = lay_out(tokens, self.pad_id, self.bos_id), None
       store = None
     else:
-      layout, valid = extend(cache, tokens, self.pad_id)
+      layout, documents = extend(
+          cache.documents, cache.index, tokens, self.pad_id, self.bos_id)
       store, index = (cache.keys, cache.values), cache.index
     carry = (x, store, jnp.zeros((), jnp.int32))
     (x, store, _), _ = self.stack(carry, layout, index)
     if cache is not None:
-      cache = Cache(*store, valid, cache.index + tokens.shape[1])
+      cache = Cache(*store, documents, cache.index + tokens.shape[1])
     return self.final_norm(x), cache
 
   def head(self, hidden: Float[Array, '*B D']) -> Float[Array, '*B V']:
@@ -225,39 +230,34 @@ class Model(nn.Module):
     shape = (self.layers, rows, columns, self.kv_heads,
              self.width // self.heads)
     zeros = jnp.zeros(shape, self.dtype)
-    valid = jnp.zeros((rows, columns), bool)
-    return Cache(zeros, zeros, valid, jnp.zeros((), jnp.int32))
+    documents = jnp.full((rows, columns), -1, jnp.int32)
+    return Cache(zeros, zeros, documents, jnp.zeros((), jnp.int32))
 
 
 def lay_out(
     tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
 ) -> Layout:
   """Positions within each document, and causal attention inside it."""
-  valid = tokens != pad_id
-  count = jnp.cumsum(valid, axis=1) - 1
-  starts = jnp.zeros_like(valid) if bos_id is None else tokens == bos_id
-  first = jax.lax.cummax(jnp.where(starts, count, 0), axis=1)
-  document = jnp.cumsum(starts, axis=1)
-  column = jnp.arange(tokens.shape[1])
-  causal = column[:, None] >= column[None]
-  same = document[:, :, None] == document[:, None]
-  mask = causal[None] & same & valid[:, None]
-  return Layout(jnp.maximum(count - first, 0), mask)
+  empty = jnp.full(tokens.shape, -1, jnp.int32)
+  layout, _ = extend(empty, jnp.zeros((), jnp.int32), tokens, pad_id, bos_id)
+  return layout
 
 
 def extend(
-    cache: Cache, tokens: Int[Array, 'B T'], pad_id: int
-) -> tuple[Layout, Bool[Array, 'B S']]:
-  """Layout of new tokens after the cached ones; one document per row."""
-  new = tokens != pad_id
-  before = jnp.sum(cache.valid, axis=1)
-  positions = before[:, None] + jnp.cumsum(new, axis=1) - 1
-  valid = jax.lax.dynamic_update_slice(cache.valid, new, (0, cache.index))
-  column = jnp.arange(valid.shape[1])
-  at = cache.index + jnp.arange(tokens.shape[1])
-  causal = column[None] <= at[:, None]
-  mask = causal[None] & valid[:, None]
-  return Layout(jnp.maximum(positions, 0), mask), valid
+    documents: Int[Array, 'B S'], index: Int[Array, ''],
+    tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
+) -> tuple[Layout, Int[Array, 'B S']]:
+  """Layout of tokens that are written from column `index` on."""
+  starts = (
+      jnp.zeros(tokens.shape, bool) if bos_id is None else tokens == bos_id)
+  current = jnp.maximum(jnp.max(documents, axis=1), 0)
+  own = current[:, None] + jnp.cumsum(starts, axis=1)
+  documents = jax.lax.dynamic_update_slice(
+      documents, jnp.where(tokens == pad_id, -1, own), (0, index))
+  at = index + jnp.arange(tokens.shape[1])
+  causal = jnp.arange(documents.shape[1])[None] <= at[:, None]
+  mask = causal[None] & (own[:, :, None] == documents[:, None])
+  return Layout(jnp.maximum(jnp.sum(mask, axis=2) - 1, 0), mask), documents
 
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -265,12 +265,15 @@ PRESETS: dict[str, dict[str, int]] = {
     'nano': dict(width=128, layers=4, heads=4, kv_heads=2, hidden=448),
     'small': dict(width=384, layers=6, heads=6, kv_heads=3, hidden=1344),
 }
+DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32
 
 
 def make(*, preset: str, vocabulary: int, dtype: str = 'float32') -> Model:
   """A model of a named size; ValueError lists the known ones."""
   if preset not in PRESETS:
     raise ValueError(f'no preset {preset!r}; known: {", ".join(PRESETS)}')
+  if dtype not in DTYPES:
+    raise ValueError(f'no dtype {dtype!r}; known: {", ".join(DTYPES)}')
   return Model(
       vocabulary=vocabulary, dtype=jnp.dtype(dtype), **PRESETS[preset])
 

@@ -74,7 +74,7 @@ def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
       'value_clip_fraction': masked.mean(error > plain_error, mask),
       'explained_variance': critic.explained_variance(
           old.values, returns, mask),
-      'tokens': masked.count(mask)}
+      'completion_tokens': masked.count(mask)}
   return (metrics['policy_loss'] + value_coef * metrics['value_loss']
           - entropy_coef * metrics['entropy']
           + kl_coef * masked.mean(penalty, mask)), metrics

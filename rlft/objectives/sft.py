@@ -12,6 +12,6 @@ from rlft.types import Batch, Metrics, Outputs
 
 def loss(outputs: Outputs, batch: Batch
          ) -> tuple[Float[Array, ''], Metrics]:
-  """Negative log-likelihood; `tokens` = 0 tells an empty mask from a fit."""
+  """Negative log-likelihood; `completion_tokens` = 0 tells an empty mask."""
   nll = -masked.mean(outputs.log_probs, batch.mask)
-  return nll, {'nll': nll, 'tokens': masked.count(batch.mask)}
+  return nll, {'nll': nll, 'completion_tokens': masked.count(batch.mask)}

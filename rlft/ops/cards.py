@@ -10,6 +10,7 @@ import numpy as np
 RANKS = ('A', '2', '3', '4', '5', '6', '7', '8', '9', '10', 'J', 'Q', 'K')
 FACES = ((10, 10, 10), (11, 12, 13))  # the two published rules: ID, OOD
 DECKS = ('independent', '52')
+SPLITS = (None, 'train', 'held_out')
 LARGEST = 99  # a value that the compact text has a word for
 
 
@@ -28,13 +29,25 @@ def other_faces(faces: Sequence[int]) -> tuple[int, ...]:
   return FACES[1] if tuple(faces) == FACES[0] else FACES[0]
 
 
-def checked_faces(faces: Sequence[int]) -> tuple[int, ...]:
-  """The rule as a tuple; ValueError unless it is three numbers in 1..99."""
-  faces = tuple(int(f) for f in faces)
-  if len(faces) != 3 or not all(1 <= f <= LARGEST for f in faces):
-    raise ValueError(
-        f'faces are the values of J, Q, K, three in 1..{LARGEST}: {faces}')
-  return faces
+def check_rules(
+    faces: Sequence[int],
+    cards: int,
+    target: int,
+    split: str | None,
+    held_out: float,
+) -> None:
+  """ValueError, one line, for rules of a game that make no sense."""
+  if len(faces) != 3 or not all(f in range(1, LARGEST + 1) for f in faces):
+    raise ValueError('faces are the values of J, Q and K, three integers in '
+                     f'1..{LARGEST}, not {tuple(faces)}')
+  if cards not in range(2, 6):
+    raise ValueError(f'a hand has 2 to 5 cards, not {cards}')
+  if target not in range(1, LARGEST + 1):
+    raise ValueError(f'the target is an integer in 1..{LARGEST}, not {target}')
+  if split not in SPLITS:
+    raise ValueError(f'no split {split!r}; known: train, held_out or None')
+  if not 0 <= held_out <= 1:
+    raise ValueError(f'held_out is a share between 0 and 1, not {held_out}')
 
 
 def draw(
@@ -47,21 +60,22 @@ def draw(
   """Ranks of a hand, in order.
 
   `independent` draws every rank uniformly (published), `52` deals from one
-  deck. With ensure_face one of the cards is drawn among the face cards, the
-  others as usual, and the hand is shuffled. ValueError for an unknown deck.
+  deck. With ensure_face one card is drawn among the J, Q, K, the others as
+  usual, and the hand is shuffled (the published OOD sampler). ValueError for
+  an unknown deck.
   """
-  if deck not in DECKS:
-    raise ValueError(f'no deck {deck!r}; known: {", ".join(DECKS)}')
   if deck == 'independent':
     ranks = rng.integers(1, 14, count).tolist()
     if ensure_face:
       ranks[0] = int(rng.integers(11, 14))
-  else:
-    cards = rng.permutation(52).tolist()  # card // 4 + 1 is its rank
+  elif deck == '52':
+    dealt = rng.permutation(52).tolist()  # card // 4 + 1 is its rank
     if ensure_face:
       first = int(rng.integers(40, 52))
-      cards = [first] + [c for c in cards if c != first]
-    ranks = [c // 4 + 1 for c in cards[:count]]
+      dealt = [first] + [c for c in dealt if c != first]
+    ranks = [c // 4 + 1 for c in dealt[:count]]
+  else:
+    raise ValueError(f'no deck {deck!r}; known: {", ".join(DECKS)}')
   if ensure_face:
     ranks = [ranks[i] for i in rng.permutation(count).tolist()]
   return tuple(ranks)

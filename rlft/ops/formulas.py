@@ -1,12 +1,13 @@
-"""Judging an arithmetic formula that a model wrote, without evaluating it as code.
+"""Judging an arithmetic formula that a model wrote, never running it as code.
 
 Own tokenizer and one-pass evaluator with two stacks: no recursion, no `eval`,
 work linear in the length of the text. Source of the rules: the environment of
 arXiv 2508.16546 (code of 2501.17161), in two modes.
 
-faithful   the published reward. Every violation counts (-3 grammar, -2 numbers),
-           spaces are illegal, what follows the first `=` is ignored, the value
-           is Python's floating point, and +1 is paid for an unfinished solution.
+faithful   the published reward. Every violation counts (-3 grammar, -2
+           numbers), spaces are illegal, what follows the first `=` is ignored,
+           the value is Python's floating point, and an unfinished solution is
+           paid +1. A near miss of floating point alone is 0.
 corrected  one penalty per formula: -3 not a formula, -2 wrong numbers, -1 wrong
            value or wrong right side, +5 correct. Spaces are dropped, values are
            exact rationals. The right side may be missing; one that is there
@@ -22,7 +23,8 @@ from typing import Any, NamedTuple
 from rlft.ops import solutions
 
 MODES = ('corrected', 'faithful')
-CORRECT, PARTIAL, WRONG_VALUE, WRONG_NUMBER, ILLEGAL = 5.0, 1.0, -1.0, -2.0, -3.0
+CORRECT, PARTIAL = 5.0, 1.0
+WRONG_VALUE, WRONG_NUMBER, ILLEGAL = -1.0, -2.0, -3.0
 MOST_NESTED = 200  # parentheses inside each other that Python still parses
 MOST_DIGITS = 4300  # of an integer that Python still reads
 
@@ -45,9 +47,13 @@ PAPER = {
     'nothing': 'your formula does not match any solution',
     'target': 'the right side of your formula is not the target',
 }
-
-
 COMPACT = {'solution': 'partial'}  # where the words are not the key itself
+
+_APPLY = {'+': operator.add, '-': operator.sub, '*': operator.mul,
+          '/': operator.truediv}
+_BINDING = {'+': 1, '-': 1, '*': 2, '/': 2}
+_LEGAL = re.compile('[-+*/()0-9]+')
+_TOKEN = re.compile('[0-9]+|[-+*/()]')
 
 
 class Message(NamedTuple):
@@ -90,6 +96,7 @@ def judge(
   """The verdict on a formula; see the module docstring for the two modes."""
   if mode not in MODES:
     raise ValueError(f'no mode {mode!r}; known: {", ".join(MODES)}')
+  solutions.check(values)
   rule = _faithful if mode == 'faithful' else _corrected
   return rule('None' if formula is None else formula, list(values), target)
 
@@ -100,6 +107,24 @@ def explain(verdict: Verdict, *, hints: bool = True) -> str:
     return 'your formula is not correct.'
   return ', '.join(PAPER[m.kind].format(', '.join(m.details))
                    for m in verdict.messages) + '.'
+
+
+def explain_compactly(verdict: Verdict, *, hints: bool = True) -> str:
+  """The messages as words of the compact text, ending in the cue ` :`.
+
+  Every remark once, whatever its reward. A number without a word of its own
+  (above 99) is not named, nor more numbers than the largest hand has.
+  """
+  if not hints:
+    return 'no :'
+  remarks = []
+  for kind, details in verdict.messages:
+    if kind == 'partial':
+      named = [solutions.spaced(details[0])]
+    else:
+      named = [d for d in details if len(d) <= 2][:solutions.MOST_NUMBERS]
+    remarks.append(' '.join([COMPACT.get(kind, kind), *named]))
+  return f'no {" , ".join(dict.fromkeys(remarks))} :'.replace('  ', ' ')
 
 
 def evaluate(
@@ -114,54 +139,30 @@ def evaluate(
     return None
   operands: list[Any] = []
   waiting: list[str] = []  # operators and open parentheses
-
-  def reduce():
-    b, a = operands.pop(), operands.pop()
-    operands.append(_APPLY[waiting.pop()](a, b))
-
   try:
     for token in tokens:
       if token == '(':
         waiting.append(token)
       elif token == ')':
         while waiting[-1] != '(':
-          reduce()
+          _apply_last(operands, waiting)
         waiting.pop()
       elif token in _BINDING:
         while waiting and _BINDING.get(waiting[-1], 0) >= _BINDING[token]:
-          reduce()
+          _apply_last(operands, waiting)
         waiting.append(token)
       else:
         operands.append(number(token))
     while waiting:
-      reduce()
+      _apply_last(operands, waiting)
   except ArithmeticError:
     return None
   return operands[0]
 
 
-_APPLY = {'+': operator.add, '-': operator.sub, '*': operator.mul,
-          '/': operator.truediv}
-_BINDING = {'+': 1, '-': 1, '*': 2, '/': 2}
-_LEGAL = re.compile('[-+*/()0-9]+')
-_TOKEN = re.compile('[0-9]+|[-+*/()]')
-
-
-def explain_compactly(verdict: Verdict, *, hints: bool = True) -> str:
-  """The messages as words of the compact text, ending in the cue ` :`.
-
-  Numbers that the vocabulary lacks are left out, and a prefix is spaced.
-  """
-  if not hints:
-    return 'no :'
-  remarks = []
-  for kind, details in verdict.messages:
-    if kind == 'partial':
-      words = [solutions.spaced(details[0])]
-    else:
-      words = [d for d in details if len(d) < 3 and d.isascii()]
-    remarks.append(' '.join([COMPACT.get(kind, kind), *words]))
-  return f'no {" , ".join(remarks)} :' if remarks else 'no :'
+def _apply_last(operands: list[Any], waiting: list[str]) -> None:
+  right, left = operands.pop(), operands.pop()
+  operands.append(_APPLY[waiting.pop()](left, right))
 
 
 def _faithful(formula: str, values: list[int], target: int) -> Verdict:
@@ -191,7 +192,7 @@ def _corrected(formula: str, values: list[int], target: int) -> Verdict:
   if not _LEGAL.fullmatch(left) or (right and not _LEGAL.fullmatch(right)):
     return Verdict(ILLEGAL, 'format', (Message('illegal'),))
   tokens = _TOKEN.findall(left)
-  grammar = _grammar(tokens) + _unfinished(tokens)
+  grammar = _grammar(tokens) or _unfinished(tokens)
   if any(t[0] == '0' and len(t) > 1 for t in tokens):
     grammar.append(Message('syntax number'))
   if grammar:
@@ -208,22 +209,25 @@ def _corrected(formula: str, values: list[int], target: int) -> Verdict:
 
 
 def _grammar(tokens: Sequence[str]) -> list[Message]:
-  """What the published left-to-right scan objects to, one remark each."""
+  """What the published left-to-right scan objects to, one remark each.
+
+  A parenthesis in a wrong place is reported, but neither opens nor closes.
+  """
   remarks, depth, before = [], 0, '('
   for token in tokens:
-    if token == ')':
-      if before in '+-*/(':
-        remarks.append(Message('syntax close'))
-      if depth == 0:
+    after_operand = before not in '+-*/('
+    if token in '+-*/)':
+      if not after_operand:
+        kind = 'close' if token == ')' else 'operator'
+        remarks.append(Message(f'syntax {kind}'))
+      elif token == ')' and depth == 0:
         remarks.append(Message('unmatched'))
-      depth = max(depth - 1, 0)
-    elif token in '+-*/':
-      if before in '+-*/(':
-        remarks.append(Message('syntax operator'))
-    elif before not in '+-*/(':  # a number or an open parenthesis
+      elif token == ')':
+        depth -= 1
+    elif after_operand:
       kind = 'open' if token == '(' else 'number'
       remarks.append(Message(f'syntax {kind}'))
-    if token == '(':
+    elif token == '(':
       depth += 1
     before = token
   return remarks
@@ -240,27 +244,24 @@ def _unfinished(tokens: Sequence[str]) -> list[Message]:
 
 
 def _numbers(tokens: Sequence[str], values: Sequence[int]) -> list[Message]:
-  """Wrong, over-used and unused numbers against the hand."""
-  used = collections.Counter(
-      _plain(t) for t in tokens if t not in '+-*/()')
-  hand = collections.Counter(str(v) for v in values)
-  if used == hand:
-    return []
-  invalid = [n for n in used if n not in hand]
-  excess = [n for n in used if n in hand and used[n] > hand[n]]
-  unused = [n for n in hand if used[n] < hand[n]]
-  found = [('invalid', invalid), ('unused', unused)]
-  if not invalid:  # the published code names over-use only without strangers
-    found[0] = ('excess', excess)
-  return [Message(kind, tuple(sorted(numbers, key=lambda n: (len(n), n))))
-          for kind, numbers in found if numbers]
+  """Strange or over-used numbers, and unused ones, against the hand.
+
+  In order of appearance; over-use is named only where no number is strange.
+  """
+  used = collections.Counter(_plain(t) for t in tokens if t not in '+-*/()')
+  hand = collections.Counter(map(str, values))
+  strange = tuple(n for n in used if n not in hand)
+  excess = tuple(n for n in used if used[n] > hand[n])
+  unused = tuple(n for n in hand if used[n] < hand[n])
+  first = Message('invalid', strange) if strange else Message('excess', excess)
+  return [m for m in (first, Message('unused', unused)) if m.details]
 
 
 def _plain(token: str) -> str:
-  """A digit run without leading zeros, in ASCII; huge ones are left alone."""
-  if token.isascii() and token[0] != '0' or len(token) > MOST_DIGITS:
+  """A digit run as Python's int() prints it; one too long for it as it is."""
+  if token.isascii() and not token.startswith('0'):
     return token
-  return str(int(token))
+  return str(int(token)) if len(token) <= MOST_DIGITS else token
 
 
 def _parses_as_python(tokens: Sequence[str]) -> bool:

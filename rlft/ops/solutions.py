@@ -82,23 +82,27 @@ def spaced(formula: str) -> str:
   return ' '.join(re.findall(r'[0-9]+|[^0-9\s]', formula))
 
 
-def _hand(values: Sequence[int]) -> tuple[int, ...]:
-  hand = tuple(sorted(values))
-  if not 2 <= len(hand) <= MOST_NUMBERS:
+def check(values: Sequence[int]) -> None:
+  """ValueError for a hand that no function here takes."""
+  if not 2 <= len(values) <= MOST_NUMBERS:
     raise ValueError(
-        f'a hand has 2 to {MOST_NUMBERS} numbers, not {len(hand)}')
-  if hand[0] < 0 or hand[-1] > LARGEST:
-    raise ValueError(f'numbers of a hand are in 0..{LARGEST}: {list(hand)}')
-  return hand
+        f'a hand has 2 to {MOST_NUMBERS} numbers, not {len(values)}')
+  if min(values) < 0 or max(values) > LARGEST:
+    raise ValueError(f'a hand has numbers in 0..{LARGEST}: {list(values)}')
 
 
-@functools.lru_cache(maxsize=None)
+def _hand(values: Sequence[int]) -> tuple[int, ...]:
+  check(values)
+  return tuple(sorted(map(int, values)))
+
+
+@functools.cache
 def _lot(hand: tuple[int, ...], target: int) -> float:
   digest = hashlib.sha256(f'{target}:{hand}'.encode()).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _canonical(hand: tuple[int, ...], target: int) -> str | None:
   def cost(formula):
     numbers = [-int(n) for n in re.findall('[0-9]+', formula)]
@@ -125,10 +129,11 @@ def _search(hand: tuple[int, ...], target: int) -> tuple[str, ...]:
   grid = (len(orders),) + (4,) * (len(hand) - 1)
   found = []
   for tree, template in _bracketings(len(hand)):
-    hits = np.nonzero(np.broadcast_to(_equals(_value(tree, orders), target),
-                                      grid))
-    for row, *chosen in zip(*(h.tolist() for h in hits), strict=True):
-      words = names[row] + chosen
+    top, bottom = _value(tree, orders)
+    hits = (bottom != 0) & (top == target * bottom)
+    places = np.nonzero(np.broadcast_to(hits, grid))
+    for row, *chosen in zip(*(p.tolist() for p in places), strict=True):
+      words = [''] * (2 * len(hand) - 1)
       words[::2], words[1::2] = names[row], [OPERATORS[o] for o in chosen]
       found.append(template % tuple(words))
   return tuple(sorted(found, key=lambda text: (len(text), text)))
@@ -138,7 +143,7 @@ _solve_small = functools.lru_cache(maxsize=8192)(_search)
 _solve_large = functools.lru_cache(maxsize=64)(_search)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _bracketings(count: int) -> tuple[tuple[Tree, str], ...]:
   """(tree, `%s` template) of every way to put parentheses around neighbours.
 
@@ -186,59 +191,51 @@ def _template(count: int, spans: Sequence[tuple[int, int]]) -> str:
   return '%s'.join(words)
 
 
-def _value(tree: Tree, orders: Int[np.ndarray, 'orders numbers']) -> Rational:
+def _value(
+    tree: Tree, orders: Int[np.ndarray, 'orders numbers']) -> Rational:
   """The tree under every order (axis 0) and operator (axes 1, 2, ...).
 
   The operator between numbers i and i + 1 varies along axis i + 1, so a part of
-  the formula is only as large as the operators it contains.
+  the formula is only as large as the operators it contains. The value so far is
+  total + term: a plus or minus closes the term, the others lengthen it.
   """
   axes = orders.shape[1]
-  one = np.ones((1,) * axes, np.int64)
-
-  def item(part):
+  zero = np.zeros((1,) * axes, np.int64)
+  total_top, total_bottom = zero, zero + 1
+  for i, part in enumerate(tree):
     if isinstance(part, tuple):
-      return _value(part, orders)
-    return Rational(orders[:, part].reshape((-1,) + (1,) * (axes - 1)), one)
+      top, bottom = _value(part, orders)
+    else:
+      top = orders[:, part].reshape((-1,) + (1,) * (axes - 1))
+      bottom = zero + 1
+    if i == 0:
+      term_top, term_bottom = top, bottom
+      continue
+    closes, times, sign = _operators_along(_first(part), axes)
+    total_top, total_bottom = (
+        np.where(closes, total_top * term_bottom + term_top * total_bottom,
+                 total_top),
+        np.where(closes, total_bottom * term_bottom, total_bottom))
+    # Dividing by something undefined must stay undefined, not turn into 0.
+    inverse = top * (bottom != 0)
+    term_top = np.where(
+        closes, sign * top, term_top * np.where(times, top, bottom))
+    term_bottom = np.where(
+        closes, bottom, term_bottom * np.where(times, bottom, inverse))
+  return Rational(total_top * term_bottom + term_top * total_bottom,
+                  total_bottom * term_bottom)
 
-  total, term = Rational(one * 0, one), item(tree[0])
-  for part in tree[1:]:
-    gap = _first(part)
-    shape = [1] * axes
-    shape[gap] = 4
-    plus, minus, times, _ = np.eye(4, dtype=bool).reshape([4] + shape)
-    total, term = _extend(
-        total, term, item(part), plus | minus, times,
-        np.where(minus, -1, 1))
-  return _add(total, term)
+
+@functools.cache
+def _operators_along(
+    axis: int, axes: int
+) -> tuple[Bool[np.ndarray, '...'], Bool[np.ndarray, '...'],
+           Int[np.ndarray, '...']]:
+  """(is + or -, is *, -1 for - else 1) of the four operators along an axis."""
+  shape = [4 if i == axis else 1 for i in range(axes)]
+  plus, minus, times, _ = np.eye(4, dtype=bool).reshape([4] + shape)
+  return plus | minus, times, np.where(minus, -1, 1)
 
 
 def _first(tree: Tree | int) -> int:
   return _first(tree[0]) if isinstance(tree, tuple) else tree
-
-
-def _add(a: Rational, b: Rational) -> Rational:
-  return Rational(a.top * b.bottom + b.top * a.bottom, a.bottom * b.bottom)
-
-
-def _extend(
-    total: Rational,
-    term: Rational,
-    item: Rational,
-    additive: Bool[np.ndarray, '...'],
-    times: Bool[np.ndarray, '...'],
-    sign: Int[np.ndarray, '...'],
-) -> tuple[Rational, Rational]:
-  """One more operand: closes the running term, or multiplies or divides it."""
-  longer = _add(total, term)
-  total = Rational(np.where(additive, longer.top, total.top),
-                   np.where(additive, longer.bottom, total.bottom))
-  # Dividing by something undefined must stay undefined, not turn into 0.
-  defined = item.bottom != 0
-  top = term.top * np.where(times, item.top, item.bottom)
-  bottom = term.bottom * np.where(times, item.bottom, item.top * defined)
-  return total, Rational(np.where(additive, sign * item.top, top),
-                         np.where(additive, item.bottom, bottom))
-
-
-def _equals(value: Rational, target: int) -> Bool[np.ndarray, '...']:
-  return (value.bottom != 0) & (value.top == target * value.bottom)

@@ -113,7 +113,7 @@ def paired(conditions: Sequence[Solved]
   return shared, [np.stack([c[s] for c in conditions]) for s in shared]
 
 
-def contrast(conditions: Sequence[Solved], weights: Sequence[float], *,
+def contrast(conditions: Sequence[Solved], weights: Sequence[int | float], *,
              confidence: float = .95) -> dict | None:
   """{mean, low, high, seeds, n} of a weighted sum of rates; n counts hands.
 
@@ -137,8 +137,8 @@ def difference(after: Solved, before: Solved, *,
   return contrast([after, before], [1, -1], confidence=confidence)
 
 
-def ratio(conditions: Sequence[Solved], above: Sequence[float],
-          below: Sequence[float]) -> dict | None:
+def ratio(conditions: Sequence[Solved], above: Sequence[int | float],
+          below: Sequence[int | float]) -> dict | None:
   """`contrast` of a ratio of two weighted sums of rates.
 
   None where there is nothing paired, or where the denominator is not above

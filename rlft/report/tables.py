@@ -106,6 +106,10 @@ def _stages(study_dir, warnings):
       warnings.append(f'stage {stage["name"]} repeats another of its role, '
                       'seed and start: it is not shown')
       continue
+    if role == 'rl' and stage['from_step'] is None:
+      warnings.append(f'stage {stage["name"]} is RL without from_step: it '
+                      'cannot be placed among the starts and is not shown')
+      continue
     seen.add(key)
     there = (study_dir / raw['name'] / EXPECTED.get(role, '')).exists()
     stage['missing'] = role in EXPECTED and not there
@@ -156,7 +160,7 @@ def _rotation(run_dir, stage, stages, warnings):
   path = run_dir / 'rotation.npz'
   if path.exists():
     try:
-      with np.load(path) as arrays:
+      with path.open('rb') as file, np.load(file) as arrays:
         for key in sorted({k.rpartition('/')[0] for k in arrays.files}):
           spectra.append(tag | {'module': key} | {
               k.rpartition('/')[2]: arrays[k] for k in arrays.files

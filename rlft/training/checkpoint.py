@@ -20,9 +20,8 @@ def open_manager(run_dir: Path, *, keep: int | None) -> ocp.CheckpointManager:
 
   `keep` is the number of newest steps to keep; None keeps all.
   """
-  policies = ocp.checkpoint_managers
   preservation = (
-      policies.PreserveAll() if keep is None else policies.LatestN(keep))
+      None if keep is None else ocp.checkpoint_managers.LatestN(keep))
   options = ocp.CheckpointManagerOptions(
       preservation_policy=preservation,
       atomicity_options=ocp.options.AtomicityOptions(
@@ -78,22 +77,12 @@ def split(name: str) -> tuple[Path, str]:
 
 def steps(run_dir: Path) -> list[int]:
   """Steps with a committed checkpoint, ascending."""
-  with open_manager_for_reading(run_dir) as manager:
-    return sorted(manager.all_steps())
+  found = (run_dir / 'checkpoints').glob('*/commit_success.txt')
+  return sorted(int(p.parent.name) for p in found)
 
 
-def open_manager_for_reading(run_dir: Path) -> ocp.CheckpointManager:
-  """A manager that never makes or deletes anything."""
-  options = ocp.CheckpointManagerOptions(
-      read_only=True, step_format_fixed_length=6,
-      atomicity_options=ocp.options.AtomicityOptions(
-          mode=ocp.options.AtomicityMode.COMMIT_FILE))
-  return ocp.CheckpointManager(run_dir.resolve() / 'checkpoints',
-                               options=options)
-
-
-def load_params(name: str) -> PyTree:
-  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'.
+def resolve_step(name: str) -> int:
+  """The step that 'RUN_DIR@STEP' or 'RUN_DIR@last' means.
 
   Raises ValueError, listing the steps there are, when this one is missing.
   """
@@ -101,15 +90,21 @@ def load_params(name: str) -> PyTree:
   if not (run_dir / 'checkpoints').is_dir():
     raise ValueError(f'no checkpoints in {run_dir}: was it run?')
   known = steps(run_dir)
-  wanted = known[-1] if step == 'last' and known else step
-  if not str(wanted).isdecimal() or int(wanted) not in known:
+  wanted = str(known[-1]) if step == 'last' and known else step
+  if not wanted.isdecimal() or int(wanted) not in known:
     raise ValueError(
         f'no step {step} in {run_dir}; saved: '
         f'{", ".join(map(str, known)) or "none"}')
-  with open_manager_for_reading(run_dir) as manager:
-    found = manager.restore(int(wanted), args=ocp.args.Composite(
-        params=ocp.args.StandardRestore()))
-  return jax.tree.map(np.asarray, found['params'])
+  return int(wanted)
+
+
+def load_params(name: str) -> PyTree:
+  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+  step = resolve_step(name)
+  run_dir, _ = split(name)
+  path = run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
+  with ocp.StandardCheckpointer() as reader:
+    return jax.tree.map(np.asarray, reader.restore(path))
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:

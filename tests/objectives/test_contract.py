@@ -152,7 +152,7 @@ def test_nothing_that_counts_is_harmless_and_visible(objective):
       lambda t: loss(outputs_of(t), empty), has_aux=True)(TABLE)
   assert all(not g.any() for g in jax.tree.leaves(grad))
   assert all(np.isfinite(m) for m in metrics.values())
-  assert metrics['tokens'] == 0
+  assert metrics['completion_tokens'] == 0
 
 
 def test_metrics_are_flat_scalars(objective):
@@ -161,7 +161,7 @@ def test_metrics_are_flat_scalars(objective):
   assert value.shape == ()
   assert all(m.shape == () for m in metrics.values())
   assert all(name.isidentifier() for name in metrics)
-  assert metrics['tokens'] == MASK.sum()
+  assert metrics['completion_tokens'] == MASK.sum()
 
 
 ONLINE = [name for name in NAMES

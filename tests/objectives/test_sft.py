@@ -20,7 +20,7 @@ def test_token_mean_by_hand():
       jnp.zeros((2, 4), int), mask))
   np.testing.assert_allclose(nll, 4.)
   assert metrics['nll'] == nll
-  assert metrics['tokens'] == 5
+  assert metrics['completion_tokens'] == 5
 
 
 def test_gradient_is_softmax_less_one_hot():

@@ -1,0 +1,43 @@
+# Each target makes .venv and installs what it needs first.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = runs/demo
+
+CONSTRAINTS ?= constraints.txt
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	-c $(CONSTRAINTS)
+
+.PHONY: demo test lint smoke bench clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/rlft run --config=configs/general_points/demo.py \
+		--run_dir=$(RUN)
+
+test: $(VENV)/.tested
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.tested
+	$(VENV)/bin/ruff check .
+
+smoke: $(VENV)/.installed
+	rm -rf runs/smoke
+	$(VENV)/bin/rlft run --config=configs/general_points/demo.py:smoke \
+		--run_dir=runs/smoke
+
+bench: $(VENV)/.tested
+	$(VENV)/bin/python -m tests.bench.scoring
+	$(VENV)/bin/python -m tests.bench.speed
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(PIP) -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,185 @@
+"""How far each matrix turned between two checkpoints, beside what chance does.
+
+Claims 13 to 15 of arXiv 2508.16546: singular values hardly change, vectors
+rotate by large angles, off-diagonal energy dominates. Each number stands beside
+its null (a random update of equal norm, run through the same functions) and
+its floor (what rounding the weights to bfloat16 does).
+"""
+import functools
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from rlft.ops import trees
+from rlft.spectral import bases, nulls, rotation, svd
+
+FRACTIONS = (0.05, 0.1, 0.2, 0.5)  # of the directions, for the curve over k
+
+
+class Comparison(NamedTuple):
+  """What one update did to a stack of matrices."""
+  angles: Float[Array, 'L K']  # radians, the side that turned more
+  angle: Float[Array, 'L']  # their mean
+  angle_by_top: Float[Array, 'L F']  # the mean at other numbers of directions
+  cosine: Float[Array, 'L R']  # the side that turned more
+  value_shift: Float[Array, 'L R']
+  values: Float[Array, 'L R']
+  energy: rotation.Energy
+
+
+def analyse(
+    checkpoints: dict[str, PyTree], *, before: str, after: str, seed: int = 0,
+    top: float = 0.2, draws: int = 4, select: str = trees.BLOCKS,
+) -> dict[str, Any]:
+  """Rows (one per layer and module) and curves (arrays) of one comparison.
+
+  All but 'curves' is plain JSON. angle_top20_rad is the mean principal angle
+  (radians) of the leading `top` directions by count, on the side of the matrix,
+  input or output, that turned more. angle_null_low_rad and angle_null_high_rad
+  are the smallest and largest of the null's draws; the other null numbers are
+  their means. value_shift is the mean |change| / value of the same directions,
+  stable_rank the update's. Raises ValueError for an unknown checkpoint,
+  checkpoints of different models, or a matrix that is not finite.
+  """
+  for name in (before, after):
+    if name not in checkpoints:
+      raise ValueError(
+          f'no checkpoint {name!r}; known: {", ".join(checkpoints)}')
+  if draws < 1 or not 0 < top <= 1:
+    raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
+  old, new = checkpoints[before], checkpoints[after]
+  trees.same(old, new)
+  weights, targets = (trees.matrices(x, select) for x in (old, new))
+  factors = [_factors(n, checkpoints[n], select) for n in (before, after)]
+  rows, curves = [], {'top': np.asarray(FRACTIONS, np.float32)}
+  for path, module in trees.modules(list(weights)).items():
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+    found = _module(
+        _stacked(weights[path]), _stacked(targets[path]),
+        *(_stacked_svd(f[path]) for f in factors),
+        keys=jax.random.split(key, draws), top=top)
+    rows += _rows(module, found)
+    curves |= {f'{module}/{k}': v for k, v in _curves(found).items()}
+  return {
+      'before': before, 'after': after, 'seed': seed, 'top': top, 'draws': draws,
+      'null': f'Gaussian update of equal Frobenius norm, {draws} draws',
+      'rows': sorted(rows, key=lambda row: row['layer']), 'curves': curves}
+
+
+def _factors(name: str, params: PyTree, select: str) -> dict[str, svd.SVD]:
+  try:
+    return bases.bases(params, select)
+  except ValueError as error:
+    raise ValueError(f'checkpoint {name}: {error}') from error
+
+
+def _stacked(w: Array) -> Float[Array, 'L M N']:
+  """A single matrix, such as the head, counts as one layer."""
+  return w.reshape(-1, *w.shape[-2:]).astype(jnp.float32)
+
+
+def _stacked_svd(factors: svd.SVD) -> svd.SVD:
+  if factors.s.ndim == 1:
+    return svd.SVD(*(x[None] for x in factors))
+  return factors
+
+
+class _Module(NamedTuple):
+  """One stack against its null and its floor, on the host."""
+  real: Comparison
+  null: Comparison  # each field with a leading axis of draws
+  floor: Comparison
+  values_before: np.ndarray
+  update_norm: np.ndarray
+  weight_norm: np.ndarray
+  stable_rank: np.ndarray
+
+
+def _module(
+    weight: Float[Array, 'L M N'], target: Float[Array, 'L M N'],
+    old: svd.SVD, new: svd.SVD, *, keys: Array, top: float,
+) -> _Module:
+  rank = min(weight.shape[-2:])
+  counts = tuple(max(1, svd.count(f, rank)) for f in (top, *FRACTIONS))
+  update = target - weight
+  against = lambda change: _compare(
+      old, svd.decompose(weight + change), change, counts)
+  null = [against(nulls.norm_matched(key, update)) for key in keys]
+  lengths = [jnp.linalg.norm(x, axis=(-2, -1)) for x in (update, weight)]
+  return jax.device_get(_Module(
+      real=_compare(old, new, update, counts),
+      null=jax.tree.map(lambda *x: jnp.stack(x), *null),
+      floor=against(nulls.bf16_floor(weight)),
+      values_before=old.s, update_norm=lengths[0], weight_norm=lengths[1],
+      stable_rank=rotation.stable_rank(svd.decompose(update).s)))
+
+
+@functools.partial(jax.jit, static_argnames='counts')
+def _compare(
+    old: svd.SVD, new: svd.SVD, update: Float[Array, 'L M N'],
+    counts: tuple[int, ...],
+) -> Comparison:
+  angles = [_turned(old, new, k) for k in counts]
+  means = [a.mean(axis=-1) for a in angles]
+  return Comparison(
+      angles=angles[0], angle=means[0],
+      angle_by_top=jnp.stack(means[1:], axis=-1),
+      cosine=jnp.minimum(*rotation.cosine(old, new)),
+      value_shift=rotation.value_shift(old.s, new.s), values=new.s,
+      energy=rotation.energy(old, update))
+
+
+def _turned(old: svd.SVD, new: svd.SVD, k: int) -> Float[Array, 'L K']:
+  """Principal angles of the leading k, on the side of the larger mean."""
+  inputs, outputs = rotation.subspace_angles(
+      svd.leading(old, k), svd.leading(new, k))
+  more = inputs.mean(axis=-1, keepdims=True) >= outputs.mean(
+      axis=-1, keepdims=True)
+  return jnp.where(jnp.broadcast_to(more, inputs.shape), inputs, outputs)
+
+
+def _rows(module: str, found: _Module) -> list[dict[str, Any]]:
+  """Exactly one flat dict of plain numbers per layer."""
+  real, null, floor = found.real, found.null, found.floor
+  leading = slice(None, real.angles.shape[-1])
+  shift = lambda c: c.value_shift[..., leading].mean(axis=-1)
+  columns = {
+      'angle_top20_rad': real.angle,
+      'angle_null_rad': null.angle.mean(axis=0),
+      'angle_null_low_rad': null.angle.min(axis=0),
+      'angle_null_high_rad': null.angle.max(axis=0),
+      'angle_floor_rad': floor.angle,
+      'value_shift': shift(real),
+      'value_shift_null': shift(null).mean(axis=0),
+      'value_shift_floor': shift(floor),
+      'energy_diagonal': real.energy.diagonal,
+      'energy_rotated': real.energy.rotated,
+      'energy_outside': real.energy.outside,
+      'energy_diagonal_null': null.energy.diagonal.mean(axis=0),
+      'update_norm': found.update_norm,
+      'weight_norm': found.weight_norm,
+      'stable_rank': found.stable_rank}
+  return [
+      dict(layer=layer, module=module,
+           **{name: float(x[layer]) for name, x in columns.items()})
+      for layer in range(len(real.angle))
+  ]
+
+
+def _curves(found: _Module) -> dict[str, np.ndarray]:
+  real, null, floor = found.real, found.null, found.floor
+  return {
+      'angles': real.angles, 'angles_null': null.angles.mean(axis=0),
+      'cosine': real.cosine, 'cosine_null': null.cosine.mean(axis=0),
+      'value_shift': real.value_shift,
+      'value_shift_null': null.value_shift.mean(axis=0),
+      'values_before': found.values_before, 'values_after': real.values,
+      'angle_by_top': real.angle_by_top,
+      'angle_by_top_null': null.angle_by_top.mean(axis=0),
+      'angle_by_top_null_low': null.angle_by_top.min(axis=0),
+      'angle_by_top_null_high': null.angle_by_top.max(axis=0),
+      'angle_by_top_floor': floor.angle_by_top}

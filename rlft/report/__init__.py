@@ -1,0 +1,29 @@
+"""From a study directory to summary.json and one self-contained page."""
+import json
+import os
+import pathlib
+
+from rlft.report import page, summary, tables
+
+
+def write(study_dir: str | os.PathLike) -> pathlib.Path:
+  """Writes summary.json and report.html into the study; the page's path.
+
+  Both appear whole or not at all. Stages that were not run are shown as such.
+  ValueError if there is no such directory.
+  """
+  folder = pathlib.Path(study_dir)
+  found = tables.read(folder)
+  about = tables.about(folder)
+  numbers = summary.build(found, about)
+  target = folder / 'report.html'
+  _replace(folder / 'summary.json',
+           json.dumps(numbers, indent=2, allow_nan=False) + '\n')
+  _replace(target, page.render(page.data(found, about, numbers)))
+  return target
+
+
+def _replace(path, text):
+  partial = path.with_name(f'.{path.name}.{os.getpid()}')
+  partial.write_text(text, encoding='utf-8')
+  os.replace(partial, path)

@@ -1,0 +1,49 @@
+"""Figure: rotation and value shift of every layer and module, with nulls."""
+from typing import Any
+
+import numpy as np
+
+from rlft.report import summary
+from rlft.report.tables import Tables
+
+QUANTITIES = {  # name -> label, unit, scale, column, its null
+    'angle': ('rotation of the leading 20 %', '°', 180 / np.pi,
+              'angle_top20_rad', 'angle_null_rad'),
+    'values': ('relative change of singular values', '%', 100,
+               'value_shift', 'value_shift_null')}
+
+
+def figure(tables: Tables) -> dict[str, Any] | None:
+  """Comparisons with grids layers x modules: measured, null and excess."""
+  comparisons = []
+  for label, rows in summary.rotation(tables).items():
+    layers = sorted({r['layer'] for r in rows})
+    modules = list(dict.fromkeys(r['module'] for r in rows))
+    cell = {(r['layer'], r['module']): r for r in rows}
+    grids = {}
+    for name, (_, _, scale, column, null) in QUANTITIES.items():
+      measured, expected = (
+          [[_scaled(cell.get((layer, module), {}).get(key), scale)
+            for module in modules] for layer in layers]
+          for key in (column, null))
+      grids[name] = {'measured': measured, 'null': expected, 'excess': [
+          [None if None in pair else pair[0] - pair[1]
+           for pair in zip(*lines, strict=True)]
+          for lines in zip(measured, expected, strict=True)]}
+    comparisons.append({'label': label, 'layers': layers, 'modules': modules,
+                        'seeds': max(r['seeds'] for r in rows),
+                        'grids': grids})
+  if not comparisons:
+    return None
+  seeds = max(c['seeds'] for c in comparisons)
+  return {'title': 'What the update does to each weight matrix, and its null',
+          'note': f'n = {seeds} seed{"s" * (seeds > 1)} per cell, meaned; '
+                  'null: a random update of the same norm; no interval is '
+                  'drawn per cell (claims 13 and 15 test over cells).',
+          'quantities': {name: {'label': q[0], 'unit': q[1]}
+                         for name, q in QUANTITIES.items()},
+          'comparisons': comparisons}
+
+
+def _scaled(value, scale):
+  return None if value is None else value * scale

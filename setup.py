@@ -1,0 +1,42 @@
+"""Packaging of rlft; the versions that were tested are in constraints.txt."""
+from pathlib import Path
+
+import setuptools
+
+setuptools.setup(
+    name='rlft',
+    version='0.1.0',
+    description='What SFT and RL do to a language model, and what a weight '
+    'edit restores: JAX/Flax, from two CPU cores to TPU pods',
+    long_description=Path(__file__).with_name('README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=setuptools.find_packages(include=['rlft', 'rlft.*']),
+    package_data={'rlft': ['assets/*', 'report/*.html']},
+    install_requires=[
+        'jax>=0.10,<0.12',
+        'flax>=0.12,<0.14',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12',
+        'transformers>=5.0',  # tokenizers and configs only
+        'tokenizers>=0.22',  # the shipped vocabulary is one of its files
+        'numpy>=2.0',
+        'ml-collections>=1.1',
+        'jaxtyping>=0.3.11',  # shapes in signatures, checked in the tests
+        'safetensors>=0.8',  # weights without pickle
+        'tqdm>=4.66',  # progress
+        'tensorboardX>=2.6.5',  # event files without TensorFlow
+    ],
+    extras_require={
+        'cuda': ['jax[cuda13]'],
+        'tpu': ['jax[tpu]'],
+        'test': [
+            'beartype>=0.22', 'hypothesis>=6', 'pytest>=9', 'ruff>=0.14',
+            'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6',
+            'matplotlib>=3.10',  # plots of the notebook
+        ],
+        'notebook': ['matplotlib>=3.10', 'ipykernel>=6'],
+    },
+    entry_points={'console_scripts': ['rlft=rlft.main:main']},
+)

@@ -1,0 +1,146 @@
+"""The transformer's own pieces, each beside a plain version of itself."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft.models import transformer
+
+TOKENS = jnp.array([[0, 1, 7, 9, 4, 4], [1, 3, 8, 2, 6, 5]], jnp.int32)
+
+
+def normal(*shape):
+  drawn = np.random.default_rng(0).normal(size=shape)
+  return jnp.asarray(drawn, jnp.float32)
+
+
+def tiny(**changes):
+  sizes = transformer.PRESETS['tiny'] | {'vocabulary': 12} | changes
+  return transformer.Model(**sizes)
+
+
+def fresh(model):
+  return jax.jit(functools.partial(transformer.initialise, model))(
+      jax.random.key(0))
+
+
+def apply(model, params, tokens=TOKENS):
+  return jax.jit(model.apply)({'params': params}, tokens)[0]
+
+
+def test_grouped_queries_are_full_heads_with_repeated_keys_and_values():
+  model = tiny()
+  params = fresh(model)
+  attention = params['layers']['attention']
+  size = model.width // model.heads
+
+  def repeat(kernel):
+    heads = kernel.reshape(*kernel.shape[:2], model.kv_heads, size)
+    wide = jnp.repeat(heads, model.heads // model.kv_heads, axis=2)
+    return wide.reshape(*kernel.shape[:2], -1)
+
+  full = {
+      **attention, **{
+          name: {'kernel': repeat(attention[name]['kernel'])}
+          for name in ('key', 'value')}}
+  repeated = {**params, 'layers': {**params['layers'], 'attention': full}}
+  np.testing.assert_allclose(
+      apply(tiny(kv_heads=model.heads), repeated), apply(model, params),
+      atol=1e-5)
+
+
+def test_attend_equals_the_attention_of_jax():
+  query, (key, value) = normal(2, 5, 6, 8), normal(2, 2, 7, 3, 8)
+  mask = np.random.default_rng(1).random((2, 5, 7)) < 0.6
+  mask[:, :, 0] = True
+  want = jax.jit(jax.nn.dot_product_attention)(
+      query, key, value, mask=mask[:, None])
+  got = jax.jit(transformer.attend)(query, key, value, mask)
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_query_without_any_key_gives_no_nan():
+  x = jnp.ones((1, 2, 2, 4))
+  mixed = jax.jit(transformer.attend)(x, x, x, np.zeros((1, 2, 2), bool))
+  assert np.isfinite(mixed).all()
+
+
+ROTATE = jax.jit(transformer.rotate)
+
+
+def score(query, key, at, to):
+  """The attention score of a query at a position for a key at another."""
+  place = lambda p: np.full((1, 1), p, np.int32)
+  rotate = lambda x, p: np.asarray(ROTATE(x, place(p), 100.0))
+  return (rotate(query, at) * rotate(key, to)).sum()
+
+
+def test_rope_scores_depend_on_the_distance_alone():
+  query, key = normal(2, 1, 1, 1, 8)
+  near = score(query, key, 4, 1)
+  assert score(query, key, 3, 0) == pytest.approx(near, abs=1e-5)
+  assert score(query, key, 104, 101) == pytest.approx(near, abs=1e-4)
+  assert abs(score(query, key, 4, 2) - near) > 1e-2
+  assert abs(score(query, key, 1, 4) - near) > 1e-2  # it has a direction
+
+
+def test_rope_turns_halves_by_hand():
+  """Size 4, base 100: pairs (0, 2) and (1, 3) turn by p and p / 10."""
+  x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
+  got = ROTATE(x, np.full((1, 1), 2, np.int32), 100.0).ravel()
+  pairs = np.array([1 + 3j, 2 + 4j]) * np.exp(1j * np.array([2.0, 0.2]))
+  np.testing.assert_allclose(
+      got, [*pairs.real, *pairs.imag], atol=1e-5)
+
+
+def test_positions_and_attention_of_two_documents():
+  layout = transformer.lay_out(jnp.array([[0, 1, 5, 0, 6, 1, 7]]), 0, 1)
+  assert layout.positions.tolist() == [[0, 0, 1, 1, 2, 0, 1]]
+  reach = [np.flatnonzero(row).tolist() for row in np.asarray(layout.attend[0])]
+  assert reach == [[], [1], [1, 2], [1, 2], [1, 2, 4], [5], [5, 6]]
+
+
+def test_without_a_begin_token_a_row_is_one_document():
+  layout = transformer.lay_out(jnp.array([[0, 1, 5, 1]]), 0, None)
+  assert layout.positions.tolist() == [[0, 0, 1, 2]]
+  assert layout.attend[0].sum(1).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize('sizes', [
+    dict(width=34), dict(kv_heads=3), dict(heads=3, kv_heads=3)])
+def test_widths_that_do_not_divide_are_refused(sizes):
+  with pytest.raises(ValueError, match='multiple of heads'):
+    jax.eval_shape(
+        lambda k: transformer.initialise(tiny(**sizes), k), jax.random.key(0))
+
+
+def test_an_odd_head_cannot_be_rotated():
+  with pytest.raises(ValueError, match='even'):
+    jax.eval_shape(
+        lambda k: transformer.initialise(tiny(width=36, heads=12), k),
+        jax.random.key(0))
+
+
+def test_an_unknown_preset_lists_the_known():
+  with pytest.raises(ValueError, match=r"no preset 'huge'; known: tiny, nano"):
+    transformer.make(preset='huge', vocabulary=9)
+
+
+def test_an_unknown_dtype_is_refused():
+  with pytest.raises(ValueError, match='float64.*float32, bfloat16'):
+    transformer.make(preset='tiny', vocabulary=9, dtype='float64')
+
+
+def test_bfloat16_computes_near_float32_from_float32_parameters():
+  exact, coarse = tiny(), tiny(dtype=jnp.bfloat16)
+  params = fresh(coarse)
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+  hidden = apply(coarse, params)
+  assert hidden.dtype == jnp.bfloat16
+  gap = np.abs(np.asarray(hidden, np.float32) - apply(exact, params))
+  assert 0 < gap.max() < 0.2
+  logits = jax.eval_shape(
+      lambda h: coarse.apply({'params': params}, h, method='head'), hidden)
+  assert logits.dtype == jnp.float32

@@ -1,0 +1,128 @@
+"""Reading a study: what is kept, what is skipped, and that it says so."""
+import json
+
+import numpy as np
+import pytest
+
+from rlft.report import tables
+
+
+def test_every_table_is_read(study):
+  found = tables.read(study)
+  assert found['warnings'] == []
+  count = {name: len(rows) for name, rows in found.items()}
+  # 2 seeds: SFT has 8 steps, each of 5 RL runs 4, two evaluations each.
+  assert count['evals'] == 2 * 2 * (8 + 5 * 4)
+  assert count['rotation'] == 2 * 4 * 7 and count['spectra'] == 2 * 7
+  assert count['restoration'] == 2 * 18
+  row = next(r for r in found['evals'] if r['role'] == 'rl')
+  assert {'stage', 'seed', 'from_step', 'step', 'eval'} <= set(row)
+
+
+def test_solved_hands_are_unpacked_in_order():
+  bits = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1, 1], bool)
+  np.testing.assert_array_equal(
+      tables.unpack(np.packbits(bits).tobytes().hex(), 10), bits)
+  with pytest.raises(ValueError, match='8 bits for 9 hands'):
+    tables.unpack('ff', 9)
+
+
+def test_a_truncated_line_is_skipped_and_said(study):
+  path = study / 'sft_0' / 'evals.jsonl'
+  path.write_text(path.read_text()[:-40])
+  found = tables.read(study)
+  assert sum(r['stage'] == 'sft_0' for r in found['evals']) == 15
+  assert [w for w in found['warnings'] if 'sft_0/evals.jsonl: line 16' in w]
+
+
+def test_a_resumed_run_counts_each_evaluation_once(study):
+  path = study / 'sft_0' / 'evals.jsonl'
+  first = json.loads(path.read_text().split('\n')[0])
+  again = first | {'success': 0., 'solved': '00' * 50}
+  path.write_text(path.read_text() + json.dumps(again) + '\n')
+  rows = [r for r in tables.read(study)['evals'] if r['stage'] == 'sft_0' and
+          r['step'] == first['step'] and r['eval'] == first['eval']]
+  assert [r['success'] for r in rows] == [0.]
+
+
+def test_solved_hands_that_disagree_are_not_trusted(study):
+  path = study / 'sft_1' / 'evals.jsonl'
+  lines = path.read_text().split('\n')
+  row = json.loads(lines[3])
+  lines[3] = json.dumps(row | {'solved': 'ff' * 50})
+  path.write_text('\n'.join(lines))
+  found = tables.read(study)
+  bad = [r for r in found['evals'] if r['solved'] is None]
+  assert [(r['stage'], r['step']) for r in bad] == [('sft_1', row['step'])]
+  assert len(found['warnings']) == 1 and 'disagree' in found['warnings'][0]
+
+
+def test_impossible_rates_are_skipped(study):
+  path = study / 'sft_0' / 'evals.jsonl'
+  path.write_text(path.read_text() + '{"step": 9, "eval": "id", "n": 4, '
+                  '"success": NaN}\n{"step": 9, "eval": "id", "n": 0, '
+                  '"success": 0}\n')
+  found = tables.read(study)
+  assert not [r for r in found['evals'] if r['step'] == 9]
+  assert len(found['warnings']) == 2
+
+
+def test_stages_say_what_came_of_them(study):
+  stages = json.loads((study / 'stages.json').read_text())
+  for stage in stages:
+    if stage['name'] in ('rl_0_50', 'rl_1_50'):
+      stage['finished'] = False
+  (study / 'stages.json').write_text(json.dumps(stages))
+  (study / 'rl_1_50' / 'evals.jsonl').unlink()
+  (study / 'rotation_0' / 'rotation.json').unlink()
+  found = tables.read(study)
+  state = {s['name']: s['state'] for s in found['stages']}
+  assert (state['sft_0'], state['rl_0_50'], state['rl_1_50']) == (
+      'finished', 'unfinished', 'not run')
+  assert found['warnings'] == [
+      'stage rotation_0 is finished but has no rotation.json']
+
+
+def test_a_repeated_or_unplaced_stage_is_left_out(study):
+  stages = json.loads((study / 'stages.json').read_text())
+  twin = next(s for s in stages if s['name'] == 'sft_0') | {'name': 'sft_x'}
+  lost = next(s for s in stages if s['name'] == 'rl_0_50') | {
+      'name': 'rl_x', 'from_step': None}
+  (study / 'stages.json').write_text(json.dumps([*stages, twin, lost]))
+  found = tables.read(study)
+  assert not {'sft_x', 'rl_x'} & {s['name'] for s in found['stages']}
+  assert len(found['warnings']) == 2
+
+
+def test_rotation_is_named_by_what_it_compares(study):
+  path = study / 'rotation_0' / 'rotation.json'
+  row = json.loads(path.read_text()) | {
+      'before': f'{study}/sft_0@600', 'after': 'rl_0_200@60'}
+  path.write_text(json.dumps(row))
+  found = tables.read(study)['rotation']
+  assert {(r['comparison'], r['target']) for r in found} == {
+      ('sft@600 → rl@60', 'rl'), ('sft@0 → sft@600', 'sft')}
+
+
+def test_a_broken_array_file_is_skipped(study):
+  (study / 'rotation_0' / 'rotation.npz').write_bytes(b'PK\x03\x04 cut')
+  found = tables.read(study)
+  assert {r['seed'] for r in found['spectra']} == {1}
+  assert found['warnings'] == [
+      'rotation_0/rotation.npz cannot be read: it is skipped']
+
+
+def test_the_model_and_its_size_are_found(study):
+  assert tables.about(study)['model'] == {
+      'name': 'transformer', 'parameters': 870_000}
+  (study / 'config.json').write_text('{"seeds": [0]}')
+  (study / 'sft_0' / 'config.json').write_text(
+      '{"model": {"preset": "tiny", "name": "transformer"}}')
+  found = tables.about(study)
+  assert found['model'] == {'name': 'tiny', 'parameters': None}
+  assert 'number of parameters' in found['warnings'][0]
+
+
+def test_no_directory_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match='not a directory'):
+    tables.read(tmp_path / 'nowhere')
