@@ -1,6 +1,7 @@
 """Success on fixed tasks, with intervals, failures by kind and distances."""
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,12 +55,15 @@ def make(
       rows) if kl else None
 
   def run(params):
+    began = time.monotonic()
     played = [
         episodes.play(world.respond, tasks, complete, params, tokenizer,
                       jax.random.fold_in(key, k), tries=tries)
         for k in range(independent)]
+    written = sum(len(e.turns) for group in played for e in group)
     row = {'eval': name, 'tries': tries, 'independent': independent,
-           'temperature': temperature, **summarise(played)}
+           'temperature': temperature, **summarise(played),
+           'completions_per_second': written / (time.monotonic() - began)}
     if reference is not None:
       row |= reference(params)
     if distance is not None:

@@ -1,15 +1,14 @@
 """A study: several runs in order. A finished stage is not done again."""
 import json
-import re
+import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ml_collections
 
 from rlft import analyze, report, train
 from rlft import config as door
-from rlft.training import checkpoint, metrics, progress
+from rlft.training import metrics, progress
 
 
 def stage(
@@ -48,6 +47,23 @@ def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
   return finish(study_dir, done)
 
 
+def speeds(study_dir: Path, names: list[str]) -> str:
+  """Median speeds of SFT and of greedy sampling, from what was logged."""
+  tokens, completions = [], []
+  for run_dir in (study_dir / name for name in names):
+    for file, column, into in (
+        ('metrics.jsonl', 'tokens_per_second', tokens),
+        ('evals.jsonl', 'completions_per_second', completions)):
+      path = run_dir / file
+      rows = metrics.read(path) if path.exists() else []
+      into += [r[column] for r in rows[1:] if r.get(column)]
+  if not tokens or not completions:
+    return ''
+  return (f'SFT {statistics.median(tokens):.0f} tokens/s, '
+          f'sampling {statistics.median(completions):.0f} completions/s '
+          '(medians, compilation left out)')
+
+
 def finish(study_dir: Path, done: dict) -> Path:
   """Writes the report, and the time that it took."""
   began = time.monotonic()
@@ -56,6 +72,8 @@ def finish(study_dir: Path, done: dict) -> Path:
       name='report', role='report', seed=0, from_step=None, finished=False,
       seconds=time.monotonic() - began)
   write_stages(study_dir, list(done.values()))
+  progress.say(speeds(
+      study_dir, [n for n, row in done.items() if row['role'] == 'sft']))
   return page
 
 

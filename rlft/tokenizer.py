@@ -54,9 +54,9 @@ def load(name: str) -> Tokenizer:
     path = ASSETS / f'{name.removeprefix("asset:")}.tokenizer.json'
   if not path.is_file():
     raise ValueError(f'no tokenizer at {path}')
-  text = path.read_text()
+  content = path.read_bytes()
   try:
-    built = tokenizers.Tokenizer.from_str(text)
+    built = tokenizers.Tokenizer.from_str(content.decode())
   except Exception as error:  # the library raises bare Exceptions
     raise ValueError(f'{path} is no tokenizer: {error}') from error
   ids = [built.token_to_id(word) for word in SPECIAL]
@@ -72,7 +72,7 @@ def load(name: str) -> Tokenizer:
 
   return Tokenizer(
       encode, decode, built.get_vocab_size(), pad, bos, end,
-      hashlib.sha256(text.encode()).hexdigest())
+      hashlib.sha256(content).hexdigest())
 
 
 POINTS24 = [

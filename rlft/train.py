@@ -4,7 +4,6 @@ A run is a config and a directory. The config is read here and nowhere below:
 each section is bound to the function of the part that it names.
 """
 import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,26 +138,30 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       checkpoint.save(manager, state, source_state, meta)
 
   settle(start)
+  clock, tokens = metrics.Clock(), 0
   span = range(start, config.num_steps)
   for step in progress.track(
       span, name=run_dir.name, total=config.num_steps, start=start):
-    began = time.monotonic()
     key = steps.stream(state.key, 'rollout' if job.online else 'data', step)
     source_state, batch, data = job.source.next(
         source_state, state.params, seen, key)
-    fetched = time.monotonic()
+    tokens += data['tokens']
+    clock.lap('experience')
     state, seen = job.update(state, batch)
     if step == 0 and job.online:
       check_start(data, seen, config.model.get('dtype', 'float32'))
     if (step + 1) % config.log.every == 0 or step == 0:
-      seen = jax.device_get(seen)
-      ended = time.monotonic()
+      seen = jax.device_get(seen)  # waits: updates are dispatched ahead
+      clock.lap('update')
+      spent = clock.flush()
+      busy = spent['experience_seconds'] + spent['update_seconds']
       metrics.write(writer, step + 1, {
-          **seen, **data, 'compilations': counter.count,
-          'tokens_per_second': data['tokens'] / (ended - began),
-          'experience_seconds': fetched - began,
-          'update_seconds': ended - fetched})
+          **seen, **data, **spent, 'compilations': counter.count,
+          'tokens_per_second': tokens / busy})
+      tokens = 0
+    clock.lap('update')
     settle(step + 1)
+    clock.lap('settle')
   writer.board.close()
   return state
 

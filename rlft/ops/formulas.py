@@ -15,6 +15,7 @@ corrected  one penalty per formula: -3 not a formula, -2 wrong numbers, -1 wrong
 """
 import collections
 import fractions
+import functools
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -200,12 +201,17 @@ def _corrected(formula: str, values: list[int], target: int) -> Verdict:
   numbers = _numbers(tokens, values)
   if numbers:
     return Verdict(WRONG_NUMBER, 'wrong_number', tuple(numbers))
-  if evaluate(tokens, fractions.Fraction) != target:
+  if evaluate(tokens, _fraction) != target:
     remarks = _longest_prefix(tokens, values, target)
     return Verdict(WRONG_VALUE, 'wrong_value', remarks)
   if equals and right != str(target):
     return Verdict(WRONG_VALUE, 'wrong_value', (Message('target'),))
   return Verdict(CORRECT, 'correct', (Message('correct'),))
+
+
+@functools.lru_cache(maxsize=1024)
+def _fraction(token: str) -> fractions.Fraction:
+  return fractions.Fraction(int(token))
 
 
 def _grammar(tokens: Sequence[str]) -> list[Message]:

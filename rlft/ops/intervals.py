@@ -71,17 +71,16 @@ def resample(solved: Sequence[Bool[np.ndarray, 'C _']], *,
   chosen = np.random.default_rng(seed).integers(
       count, size=(resamples, count))
   rng = np.random.default_rng((seed, stream + 1))
-  rates = []
-  for bits in solved:
+  rates = np.empty((resamples, count, solved[0].shape[0]))
+  for i, bits in enumerate(solved):
     # Hands with one pattern over the conditions are exchangeable: drawing
     # hands is drawing how often each pattern comes.
     patterns, times = np.unique(bits, axis=1, return_counts=True)
+    slots = chosen == i
     drawn = rng.multinomial(
-        bits.shape[1], times / times.sum(), size=(resamples, count))
-    rates.append(drawn @ patterns.T.astype(float) / bits.shape[1])
-  stacked = np.stack(rates)
-  row, slot = np.indices((resamples, count))
-  return stacked[chosen, row, slot].mean(axis=1)
+        bits.shape[1], times / times.sum(), size=int(slots.sum()))
+    rates[slots] = drawn @ patterns.T.astype(float) / bits.shape[1]
+  return rates.mean(axis=1)
 
 
 def paired_bootstrap(after: Sequence[Bool[np.ndarray, '_']],
@@ -112,10 +111,11 @@ def mean_bootstrap(groups: Sequence[Float[np.ndarray, '_']], *,
   rng = np.random.default_rng(seed)
   count = len(groups)
   chosen = rng.integers(count, size=(resamples, count))
-  means = np.stack([
-      rng.choice(group, size=(resamples, count, group.size)).mean(axis=-1)
-      for group in groups])
-  row, slot = np.indices((resamples, count))
-  draws = means[chosen, row, slot].mean(axis=1)
+  means = np.empty((resamples, count))
+  for i, group in enumerate(groups):
+    slots = chosen == i
+    means[slots] = rng.choice(
+        group, size=(int(slots.sum()), group.size)).mean(axis=-1)
+  draws = means.mean(axis=1)
   mean = np.mean([group.mean() for group in groups])
   return float(mean), *quantiles(draws, confidence)

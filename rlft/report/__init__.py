@@ -9,18 +9,18 @@ from rlft.report import page, summary, tables
 def write(study_dir: str | os.PathLike) -> pathlib.Path:
   """Writes summary.json and report.html into the study; the page's path.
 
-  Both appear whole or not at all. Stages that were not run are shown as such.
-  ValueError if there is no such directory.
+  Each file is replaced whole, and neither before both are made. Stages that
+  were not run are shown as such. ValueError if there is no such directory.
   """
   folder = pathlib.Path(study_dir)
   found = tables.read(folder)
   about = tables.about(folder)
   numbers = summary.build(found, about)
-  target = folder / 'report.html'
+  text = page.render(page.data(found, about, numbers))
   _replace(folder / 'summary.json',
            json.dumps(numbers, indent=2, allow_nan=False) + '\n')
-  _replace(target, page.render(page.data(found, about, numbers)))
-  return target
+  _replace(folder / 'report.html', text)
+  return folder / 'report.html'
 
 
 def _replace(path, text):

@@ -143,6 +143,12 @@ def over_controls(drawn: Draws, label: str, *, along: Sequence[str],
           'seeds': len(drawn.seeds), 'n': drawn.hands['ood']}
 
 
+def mirrored(drawn: Draws) -> Draws:
+  """The same with OOD turned round: high where the edit solves little."""
+  flip = lambda rates: rates | {'ood': -rates['ood']}
+  return drawn._replace(means=flip(drawn.means), rates=flip(drawn.rates))
+
+
 def compare(tables: Tables, target: str = 'sft') -> list[dict]:
   """One row per edit: rates, distances, regain, loss, gain over the path."""
   found = edits(tables, target)
@@ -202,7 +208,7 @@ def crossing(rates_id: Float[np.ndarray, 'S C'],
   best = np.full(wanted.shape, -np.inf)
   for i in (*path, *points):
     best = np.maximum(best, np.where(
-        rates_id[:, i] >= wanted, rates_ood[:, i], -np.inf))
+        rates_id[:, i] > wanted + .2, rates_ood[:, i], -np.inf))
   for i, j in itertools.pairwise(path):
     first, second = rates_id[:, i] - wanted, rates_id[:, j] - wanted
     crosses = first * second < 0

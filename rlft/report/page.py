@@ -64,7 +64,8 @@ def render(content: dict[str, Any]) -> str:
 def embed(content: Any) -> str:
   """JSON that is inert inside a script element.
 
-  Without `<` there is no `</script` and no `<!--`, whatever a model wrote.
+  Without angle brackets nothing ends the script or opens a comment, whatever
+  a model wrote.
   Raises ValueError on numbers that JSON does not have.
   """
   text = json.dumps(content, allow_nan=False)

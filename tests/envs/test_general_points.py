@@ -85,7 +85,7 @@ def test_demonstrations_earn_the_most_and_mistakes_do_not(faces, mode, text):
     turn = general_points.respond(one, [slip], mode=mode)
     assert turn.reward < 5 and not turn.done and turn.observation
     outcomes[general_points.outcome(one, slip, mode=mode)] += 1
-  assert set(outcomes) == {'format', 'lock_in', 'wrong_number', 'wrong_value'}
+  assert set(outcomes) == set(general_points.OUTCOMES) - {'correct'}
 
 
 def test_words_of_the_compact_text_are_in_the_vocabulary():
@@ -196,8 +196,7 @@ def test_only_the_last_try_counts_and_hints_can_be_withheld():
   best, slip = general_points.demonstrate(one), '10 5 2 4 : 10 + 5 + 2 = 24'
   assert general_points.respond(one, [slip, best]).done
   assert not general_points.respond(one, [best, slip]).done
-  quiet = general_points.respond(one, [slip], hints=False)
-  assert (quiet.observation, quiet.reward) == ('no :', -2.0)
+  assert general_points.respond(one, [slip], hints=False)[:2] == ('no :', -2.0)
   on_paper = general_points.respond(
       task((13, 5, 2, 4), ID, 'paper'), [paper('10+5+2')], hints=False)
   assert on_paper.observation == (
@@ -223,9 +222,8 @@ def test_id_sampler_has_the_published_shares():
   hands = draw(3000)
   assert np.mean([max(h.cards) > 10 for h in hands]) == (
       pytest.approx(0.590, abs=0.03))
-  for hand in hands[:200]:
-    assert solutions.solve(hand.values)
-    assert hand.values == tuple(min(c, 10) for c in hand.cards)
+  assert all(solutions.solve(h.values) for h in hands)
+  assert all(h.values == tuple(min(c, 10) for c in h.cards) for h in hands)
 
 
 def test_ood_sampler_always_shows_a_face_anywhere():

@@ -67,7 +67,7 @@ def test_a_query_without_any_key_gives_no_nan():
   assert np.isfinite(mixed).all()
 
 
-ROTATE = jax.jit(transformer.rotate)
+ROTATE = jax.jit(transformer.rotate, static_argnums=2)
 
 
 def score(query, key, at, to):
@@ -129,7 +129,7 @@ def test_an_unknown_preset_lists_the_known():
 
 
 def test_an_unknown_dtype_is_refused():
-  with pytest.raises(ValueError, match='float64.*float32, bfloat16'):
+  with pytest.raises(ValueError, match=r'float64.*float32, bfloat16'):
     transformer.make(preset='tiny', vocabulary=9, dtype='float64')
 
 

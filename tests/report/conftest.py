@@ -4,6 +4,8 @@ import json
 import numpy as np
 import pytest
 
+from rlft import report
+
 STEPS = (0, 10, 20, 50, 100, 200, 400, 600)
 ID = (.20, .38, .52, .66, .78, .88, .93, .95)
 OOD = (.16, .29, .40, .46, .37, .24, .12, .07)
@@ -149,7 +151,7 @@ def write_restoration(run_dir, hands, edits=EDITS):
   write_lines(run_dir / 'restoration.jsonl', rows)
 
 
-def write_study(path, *, seeds=(0, 1), count=400, sft=(ID, OOD), edits=EDITS,
+def write_study(path, *, seeds=(0, 1), count=200, sft=(ID, OOD), edits=EDITS,
                 starts=STARTS, budget=60, jitter=0.):
   """Writes a finished study; returns its directory.
 
@@ -193,6 +195,14 @@ def write_study(path, *, seeds=(0, 1), count=400, sft=(ID, OOD), edits=EDITS,
 def make_study(tmp_path):
   """write_study into a fresh directory."""
   return lambda **kwargs: write_study(tmp_path / 'study', **kwargs)
+
+
+@pytest.fixture(scope='session')
+def written(tmp_path_factory):
+  """A finished study with its report, to be read only."""
+  path = write_study(tmp_path_factory.mktemp('written') / 'study')
+  report.write(path)
+  return path
 
 
 @pytest.fixture

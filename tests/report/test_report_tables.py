@@ -38,7 +38,7 @@ def test_a_truncated_line_is_skipped_and_said(study):
 def test_a_resumed_run_counts_each_evaluation_once(study):
   path = study / 'sft_0' / 'evals.jsonl'
   first = json.loads(path.read_text().split('\n')[0])
-  again = first | {'success': 0., 'solved': '00' * 50}
+  again = first | {'success': 0., 'solved': '00' * 25}
   path.write_text(path.read_text() + json.dumps(again) + '\n')
   rows = [r for r in tables.read(study)['evals'] if r['stage'] == 'sft_0' and
           r['step'] == first['step'] and r['eval'] == first['eval']]
@@ -49,7 +49,7 @@ def test_solved_hands_that_disagree_are_not_trusted(study):
   path = study / 'sft_1' / 'evals.jsonl'
   lines = path.read_text().split('\n')
   row = json.loads(lines[3])
-  lines[3] = json.dumps(row | {'solved': 'ff' * 50})
+  lines[3] = json.dumps(row | {'solved': 'ff' * 25})
   path.write_text('\n'.join(lines))
   found = tables.read(study)
   bad = [r for r in found['evals'] if r['solved'] is None]

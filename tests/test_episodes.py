@@ -1,0 +1,170 @@
+"""What was sampled is what stands in the row, and feedback never counts."""
+import jax
+import numpy as np
+import pytest
+
+from rlft import envs, episodes, policy
+from rlft.types import Task, Turn
+from tests import tiny
+
+WORDS = tiny.words()
+GAME = envs.bind('general_points', text='compact', mode='corrected')
+
+
+def hand(seed=0):
+  return GAME.sample(np.random.default_rng(seed))
+
+
+def wrong(task):
+  return GAME.mistake(np.random.default_rng(1), task)
+
+
+def scripted(*turns):
+  """A policy that writes turns[t][i] for row i; log-probs tell them apart."""
+  seen = []
+
+  def complete(params, contexts, keys):
+    texts = turns[len(seen)]
+    seen.append(([list(c) for c in contexts],
+                 jax.random.key_data(keys).tolist()))
+    new = [[*WORDS.encode(text), WORDS.end] for text in texts]
+    scores = [[-0.1 * (n + 1) for n in range(len(row))] for row in new]
+    return new, scores
+
+  complete.seen = seen
+  return complete
+
+
+def played(tasks, complete, **options):
+  return episodes.play(
+      GAME.respond, tasks, complete, None, WORDS, jax.random.key(0), **options)
+
+
+def test_a_transcript_counts_the_answer_alone():
+  task = Task('10 5 :', None)
+  tokens, mask = episodes.transcript(
+      WORDS, task, [('5 + 5', 'no target :'), ('2', 'no nothing :')], '10 - 5')
+  pieces = ['<s> 10 5 :', '5 + 5 </s>', 'no target :', '2 </s>',
+            'no nothing :', '10 - 5 </s>']
+  assert tokens == WORDS.encode(' '.join(pieces))
+  assert mask == [False] * (len(tokens) - 4) + [True] * 4
+
+
+def test_what_was_sampled_is_in_the_row():
+  task = hand()
+  complete = scripted([GAME.demonstrate(task)])
+  episode, = played([task], complete)
+  prompt = [WORDS.bos, *WORDS.encode(task.prompt)]
+  wrote = [*WORDS.encode(GAME.demonstrate(task)), WORDS.end]
+  assert complete.seen[0][0] == [prompt]
+  assert episode.tokens == prompt + wrote
+  assert episode.mask == [False] * len(prompt) + [True] * len(wrote)
+  assert episode.completions == [GAME.demonstrate(task)]
+  assert episode.log_probs[len(prompt):] == [
+      -0.1 * (n + 1) for n in range(len(wrote))]
+  assert not any(episode.log_probs[:len(prompt)])
+
+
+def test_tokens_are_kept_where_text_would_lose_them():
+  """A begin token in mid-completion decodes to nothing, yet stays."""
+  strange = [10, WORDS.bos, WORDS.pad, 20]
+  episode, = played(
+      [hand()], lambda params, contexts, keys: ([strange], [[0.0] * 4]))
+  assert episode.tokens[-4:] == strange
+  assert episode.mask[-4:] == [True] * 4
+  assert episode.completions == ['6 16']
+
+
+def test_wrong_then_right():
+  first, second = hand(0), hand(1)
+  complete = scripted(
+      [wrong(first), GAME.demonstrate(second)], [GAME.demonstrate(first)])
+  two, one = played([first, second], complete, tries=3)
+  assert [len(e.turns) for e in (two, one)] == [2, 1]  # right is the end
+  assert [t.done for t in two.turns] == [False, True]
+  prompt = [WORDS.bos, *WORDS.encode(first.prompt)]
+  miss = [*WORDS.encode(wrong(first)), WORDS.end]
+  feedback = WORDS.encode(two.turns[0].observation)
+  hit = [*WORDS.encode(GAME.demonstrate(first)), WORDS.end]
+  assert two.tokens == prompt + miss + feedback + hit
+  assert two.turn_ids == [-1] * len(prompt) + [0] * len(miss) + [
+      -1] * len(feedback) + [1] * len(hit)
+  assert two.mask == [i >= 0 for i in two.turn_ids]
+  assert complete.seen[1][0] == [prompt + miss + feedback]  # only who is left
+  paid = {i: r for i, r in enumerate(two.rewards) if r}
+  assert paid == {len(prompt + miss) - 1: two.turns[0].reward,
+                  len(two.tokens) - 1: two.turns[1].reward}
+  assert all(len(column) == len(two.tokens) for column in (
+      two.mask, two.turn_ids, two.rewards, two.log_probs))
+
+
+def test_the_last_try_gets_no_feedback():
+  task = hand()
+  complete = scripted([wrong(task)], [wrong(task)])
+  episode, = played([task], complete, tries=2)
+  assert len(episode.turns) == 2 and not episode.turns[-1].done
+  assert episode.tokens[-1] == WORDS.end and episode.mask[-1]
+  assert sum(episode.rewards) == sum(t.reward for t in episode.turns)
+
+
+def test_keys_are_of_the_sample_and_its_turn():
+  """Whoever else is still playing does not change a row's key."""
+  first, second = hand(0), hand(1)
+  complete = scripted(
+      [GAME.demonstrate(first), wrong(second)], [wrong(second)])
+  played([first, second], complete, tries=2)
+  key = lambda i, t: jax.random.key_data(jax.random.fold_in(
+      jax.random.fold_in(jax.random.key(0), i), t)).tolist()
+  assert complete.seen[0][1] == [key(0, 0), key(1, 0)]
+  assert complete.seen[1][1] == [key(1, 1)]
+
+
+def test_an_episode_that_is_done_though_wrong_ends():
+  complete = scripted(['1'])
+  respond = lambda task, completions: Turn('no :', -3.0, True, {'wrong': -3.0})
+  episode, = episodes.play(
+      respond, [hand()], complete, None, WORDS, jax.random.key(0), tries=5)
+  assert len(complete.seen) == 1 and episode.rewards[-1] == -3.0
+
+
+@pytest.mark.parametrize('longest, width', [
+    (1, 16), (16, 16), (17, 48), (48, 48), (49, 80)])
+def test_widths_are_few(longest, width):
+  assert episodes.width_of(longest) == width
+
+
+def test_packing_by_hand():
+  rows = [[5, 6, 7], [8]]
+  packed = episodes.pack(rows, length=4, fill=0, dtype=np.int32)
+  assert packed.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+  shifted = episodes.pack(
+      rows, length=6, fill=-1, dtype=np.int32, prompt=3, starts=[2, 1])
+  assert shifted.tolist() == [[-1, 5, 6, 7, -1, -1], [-1, -1, 8, -1, -1, -1]]
+
+
+@pytest.mark.parametrize('options', [
+    dict(length=2), dict(length=3, prompt=3, starts=[2]),
+    dict(length=9, prompt=1, starts=[2])])
+def test_what_does_not_fit_is_refused(options):
+  with pytest.raises(ValueError, match='3 tokens does not fit in '):
+    episodes.pack([[5, 6, 7]], fill=0, dtype=np.int32, **options)
+
+
+def test_the_completer_splits_contexts_and_changes_no_text():
+  """Five contexts of two widths, two at a time, are one batch of five."""
+  contexts = [[1, 9 + i] for i in range(4)] + [[1, *range(20, 40)]]
+  keys = jax.random.split(jax.random.key(0), 5)
+  new, scores = (x for x in episodes.completer(
+      tiny.model(), WORDS, max_new_tokens=4, temperature=1.0, rows=2)(
+          tiny.initialised(), contexts, keys))
+  width = episodes.width_of(21)
+  prompts = np.zeros((5, width), np.int32)
+  for row, context in enumerate(contexts):
+    prompts[row, width - len(context):] = context
+  out = jax.jit(lambda p, keys: policy.sample(
+      tiny.model(), tiny.initialised(), p, keys, max_new_tokens=4,
+      end=WORDS.end))(prompts, keys)
+  for row in range(5):
+    assert new[row] == out.tokens[row][out.mask[row]].tolist()
+    np.testing.assert_allclose(
+        scores[row], out.log_probs[row][out.mask[row]], atol=1e-5)
