@@ -10,7 +10,7 @@ embeddings, head and norms stay those of `after`.
 import functools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +63,7 @@ class _Sweep(NamedTuple):
 
 
 def edits(
-    before: PyTree, after: PyTree, *, sweep: list[dict[str, Any]],
+    before: PyTree, after: PyTree, *, sweep: Sequence[Mapping[str, Any]],
     seed: int = 0, select: str = trees.BLOCKS,
 ) -> Iterator[Edited]:
   """The edits of a sweep, one at a time, each a whole tree of parameters.
@@ -121,7 +121,8 @@ def _edits(
 
 
 def _plan(
-    entry: dict[str, Any], shared: _Sweep) -> tuple[str, str, dict[str, Any]]:
+    entry: Mapping[str, Any], shared: _Sweep,
+) -> tuple[str, str, dict[str, Any]]:
   """Label, kind and complete options of a sweep entry."""
   given = dict(entry)
   kind = given.pop('kind', None)
@@ -170,6 +171,8 @@ def _check(kind: str, options: dict[str, Any], shared: _Sweep) -> None:
     for stack in shared.after.values():
       if stack.ndim > 2:
         restore.layer_range(tuple(options['layers']), len(stack))
+  if kind != 'none' and not _places(options, shared):
+    raise ValueError('no selected matrix is there; widen it')
   if 'top' in options:
     top, tail = options['top'], options.get('tail', 0.0)
     svd.count(top, 1), svd.count(tail, 1)

@@ -65,7 +65,8 @@ def analyse(
     rows += _rows(module, found)
     curves |= {f'{module}/{k}': v for k, v in _curves(found).items()}
   return {
-      'before': before, 'after': after, 'seed': seed, 'top': top, 'draws': draws,
+      'before': before, 'after': after, 'seed': seed, 'top': top,
+      'draws': draws,
       'null': f'Gaussian update of equal Frobenius norm, {draws} draws',
       'rows': sorted(rows, key=lambda row: row['layer']), 'curves': curves}
 
@@ -123,10 +124,10 @@ def _compare(
     old: svd.SVD, new: svd.SVD, update: Float[Array, 'L M N'],
     counts: tuple[int, ...],
 ) -> Comparison:
-  angles = [_turned(old, new, k) for k in counts]
-  means = [a.mean(axis=-1) for a in angles]
+  angles = {k: _turned(old, new, k) for k in counts}  # equal counts once
+  means = [angles[k].mean(axis=-1) for k in counts]
   return Comparison(
-      angles=angles[0], angle=means[0],
+      angles=angles[counts[0]], angle=means[0],
       angle_by_top=jnp.stack(means[1:], axis=-1),
       cosine=jnp.minimum(*rotation.cosine(old, new)),
       value_shift=rotation.value_shift(old.s, new.s), values=new.s,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlft import envs, episodes
+from rlft import envs, episodes, parts
 from rlft.experience.demonstrations import generator
 from rlft.tokenizer import Tokenizer
 from rlft.types import Batch, Source
@@ -25,15 +25,16 @@ def make(
   feedback that stand before the answer (uniform from 1 when above 0).
   """
   del env
-  bound = {
-      name: (envs.bind(**dict(skill['env'])), int(skill.get('mistakes', 0)))
-      for name, skill in skills.items()}
-  names = sorted(bound)
-  weights = np.array([float(skills[name]['weight']) for name in names])
+  if not skills:
+    raise ValueError('experience.skills is empty: name a skill')
+  bound = [
+      parts.fill(bind_skill, f'experience.skills.{name}', **skills[name])()
+      for name in sorted(skills)]
+  weights = np.array([weight for weight, _, _ in bound])
   shares = weights / weights.sum()
 
   def document(rng):
-    env, mistakes = bound[names[rng.choice(len(names), p=shares)]]
+    _, env, mistakes = bound[rng.choice(len(bound), p=shares)]
     task = env.sample(rng)
     wrong, tries = [], []
     for _ in range(rng.integers(1, mistakes + 1) if mistakes else 0):
@@ -67,3 +68,15 @@ def make(
     return state, batch, {'tokens': counted}
 
   return Source(lambda: 0, next_batch)
+
+
+def bind_skill(
+    *, weight: float, env: Mapping[str, Any], mistakes: int = 0,
+) -> tuple[float, envs.Environment, int]:
+  """A skill's share, its environment and the failed tries before an answer."""
+  bound = envs.bind(**env)
+  if not weight > 0:
+    raise ValueError(f'a skill of weight {weight}: give one above 0')
+  if mistakes and bound.mistake is None:
+    raise ValueError(f'{env["name"]} offers no mistakes: set mistakes=0')
+  return float(weight), bound, mistakes

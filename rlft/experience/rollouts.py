@@ -27,6 +27,9 @@ def make(
   `sampler_gap` (largest absolute difference, nats). Rewards are multiplied by
   `reward_scale` before anything is learned from them; the metrics are not.
   """
+  if temperature <= 0:
+    raise ValueError(
+        f'rollouts at temperature {temperature} explore nothing: raise it')
   rows = prompts * group
   complete = episodes.completer(
       model, tokenizer, max_new_tokens=max_new_tokens,
@@ -43,7 +46,7 @@ def make(
   def next_batch(state, params, metrics, key):
     del metrics
     rng = generator(key)
-    tasks = [env.sample(rng) for _ in range(prompts) ]
+    tasks = [env.sample(rng) for _ in range(prompts)]
     played = episodes.play(
         env.respond, [t for t in tasks for _ in range(group)], complete,
         params, tokenizer, key, tries=tries)
@@ -89,7 +92,7 @@ def to_arrays(
 def measure(
     played: list[episodes.Episode], rollout: Rollout, sampled: np.ndarray
 ) -> dict[str, float]:
-  """What a rollout says about the policy; rewards in the environment's units."""
+  """What a rollout says of the policy; rewards in the environment's units."""
   mask = np.asarray(rollout.mask)
   log_p = np.asarray(rollout.log_probs)
   ref = np.asarray(rollout.ref_log_probs)

@@ -124,37 +124,35 @@ def fingerprints(tree: PyTree) -> dict[str, str]:
   sums = {}
   for path, leaf in named(tree).items():
     leaf = leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
-    first, second = _sums(_words(path, leaf))
-    sums[path] = f'{leaf.dtype} {list(leaf.shape)}', first, second
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+      raise ValueError(f'{path} is {leaf.dtype}: fingerprint its parts instead')
+    sums[path] = f'{leaf.dtype} {list(leaf.shape)}', _sums(_storable(leaf))
   return {
       path: f'{kind} {int(first):08x}{int(second):08x}'
-      for path, (kind, first, second) in sums.items()
+      for path, (kind, (first, second)) in sums.items()
   }
 
 
-def _words(path: str, leaf: Any) -> Array:
-  """The leaf's bits, as unsigned integers of at most 32 bits."""
-  dtype = leaf.dtype
-  if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+def _storable(leaf: Any) -> Any:
+  """The leaf as plain numbers that JAX takes without dropping bits."""
+  if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
     return jax.random.key_data(leaf)
-  if isinstance(leaf, np.ndarray | np.generic) and dtype.itemsize == 8:
-    # Split on the host: without x64, JAX would drop half of the bits.
-    return jnp.asarray(np.ascontiguousarray(leaf)[..., None].view(np.uint32))
-  if jnp.issubdtype(dtype, jnp.bool_):
-    return jnp.asarray(leaf).astype(jnp.uint8)
-  if jnp.issubdtype(dtype, jnp.complexfloating):
-    raise ValueError(f'{path} is {dtype}: fingerprint its parts instead')
-  width = min(dtype.itemsize, 4)
-  return jax.lax.bitcast_convert_type(jnp.asarray(leaf), f'uint{8 * width}')
+  if isinstance(leaf, np.ndarray | np.generic) and leaf.dtype.itemsize == 8:
+    return np.ascontiguousarray(leaf)[..., None].view(np.uint32)
+  return leaf
 
 
 @jax.jit
-def _sums(words: Array) -> tuple[UInt32[Array, ''], UInt32[Array, '']]:
-  """Two wrap-around sums over the words.
+def _sums(leaf: Any) -> tuple[UInt32[Array, ''], UInt32[Array, '']]:
+  """Two wrap-around sums over the leaf's words.
 
   The first is linear with odd weights, so one flipped bit always changes it;
   the second mixes word and position, so structured changes do not cancel.
   """
+  if leaf.dtype == jnp.bool_:
+    leaf = leaf.astype(jnp.uint8)
+  width = 8 * min(leaf.dtype.itemsize, 4)
+  words = jax.lax.bitcast_convert_type(leaf, f'uint{width}')
   words = words.astype(jnp.uint32)
   index = jnp.zeros(words.shape, jnp.uint32)
   stride = 1
@@ -163,10 +161,9 @@ def _sums(words: Array) -> tuple[UInt32[Array, ''], UInt32[Array, '']]:
     where = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
     index = index + where * np.uint32(stride % 2**32)
     stride *= words.shape[axis]
-  first = jnp.sum(words * (_mix(index) | np.uint32(1)), dtype=jnp.uint32)
-  second = jnp.sum(_mix(words ^ _mix(index + np.uint32(0x9e3779b9))),
-                   dtype=jnp.uint32)
-  return first, second
+  first = words * (_mix(index) | np.uint32(1))
+  second = _mix(words ^ _mix(index + np.uint32(0x9e3779b9)))
+  return (jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32))
 
 
 def _mix(x: UInt32[Array, '...']) -> UInt32[Array, '...']:

@@ -208,7 +208,7 @@ def crossing(rates_id: Float[np.ndarray, 'S C'],
   best = np.full(wanted.shape, -np.inf)
   for i in (*path, *points):
     best = np.maximum(best, np.where(
-        rates_id[:, i] > wanted + .2, rates_ood[:, i], -np.inf))
+        rates_id[:, i] >= wanted, rates_ood[:, i], -np.inf))
   for i, j in itertools.pairwise(path):
     first, second = rates_id[:, i] - wanted, rates_id[:, j] - wanted
     crosses = first * second < 0

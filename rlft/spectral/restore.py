@@ -125,12 +125,6 @@ def layer_range(layers: tuple[float, float], depth: int) -> tuple[int, int]:
   return start, stop
 
 
-def polar_factor(x: Float[Array, '*L M K']) -> Float[Array, '*L M K']:
-  """The nearest matrix with orthonormal columns (M >= K)."""
-  u, _, vt = jnp.linalg.svd(x.astype(jnp.float32), full_matrices=False)
-  return jnp.matmul(u, vt, precision='highest')
-
-
 def _factors(x: Factors) -> svd.SVD:
   return x if isinstance(x, svd.SVD) else svd.decompose(x)
 
@@ -161,6 +155,6 @@ def _mixed(
       jnp.broadcast_to(chosen[..., None, :], old.shape), new, old)
   u, v = mix(before.u, after.u), mix(before.vt.mT, after.vt.mT)
   if polar:
-    u, v = polar_factor(u), polar_factor(v)
+    u, v = svd.polar_factor(u), svd.polar_factor(v)
   return svd.compose(
       svd.SVD(u, jnp.where(chosen, before.s, after.s), v.mT))

@@ -40,9 +40,8 @@ def principal_angles(
   Argentati 2002, SIAM J. Sci. Comput. 23). On TPUs, whose SVD has no float64,
   the error is a few float32 roundings more.
   """
-  return jax.lax.platform_dependent(
-      a, b, default=functools.partial(_angles, wide=True),
-      tpu=functools.partial(_angles, wide=False))
+  return svd.each(functools.partial(_angles, wide=True), a, b,
+                  tpu=functools.partial(_angles, wide=False))
 
 
 def _angles(
@@ -60,12 +59,12 @@ def _angles(
     return jnp.sort(angles, axis=-1).astype(jnp.float32)
 
 
+@jax.jit
 def procrustes(
     a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
 ) -> Float[Array, '*L K K']:
   """The orthogonal R that minimises |a R - b|."""
-  u, _, vt = jnp.linalg.svd(_matmul(a.mT, b))
-  return _matmul(u, vt)
+  return svd.polar_factor(_matmul(a.mT, b))
 
 
 def projector_distance(

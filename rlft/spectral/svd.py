@@ -4,7 +4,8 @@ Kernels are M x N and act as x @ W: the columns of u are directions of the
 input space, the rows of vt of the output space.
 """
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,26 @@ def decompose(w: Float[Array, '*L M N'], k: int | None = None) -> SVD:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _decompose(w: Float[Array, '*L M N'], k: int) -> SVD:
-  u, s, vt = jnp.linalg.svd(w.astype(jnp.float32), full_matrices=False)
-  return leading(SVD(u, s, vt), k)
+  factor = functools.partial(jnp.linalg.svd, full_matrices=False)
+  return leading(SVD(*each(factor, w.astype(jnp.float32))), k)
+
+
+def each(
+    kernel: Callable[..., Any], *stacks: Float[Array, '*L _ _'],
+    tpu: Callable[..., Any] | None = None,
+) -> Any:
+  """A kernel of matrices on stacks '*L M N': batched, but singly on CPUs.
+
+  There a batched LAPACK call waits for the thread pool that it occupies, so
+  two at a time can wait for each other for ever (jaxlib 0.10); one matrix at
+  a time runs in place, at the same speed. `tpu` replaces the kernel on TPUs.
+  """
+  flat = [x.reshape(-1, *x.shape[-2:]) for x in stacks]
+  found = jax.lax.platform_dependent(
+      *flat, cpu=lambda *x: jax.lax.map(lambda one: kernel(*one), x),
+      tpu=tpu or kernel, default=kernel)
+  lead = stacks[0].shape[:-2]
+  return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), found)
 
 
 def leading(svd: SVD, k: int) -> SVD:
@@ -47,6 +66,13 @@ def _compose(
     u: Float[Array, '*L M K'], s: Float[Array, '*L K'],
     vt: Float[Array, '*L K N']) -> Float[Array, '*L M N']:
   return jnp.matmul(u * s[..., None, :], vt, precision='highest')
+
+
+@jax.jit
+def polar_factor(x: Float[Array, '*L M K']) -> Float[Array, '*L M K']:
+  """The nearest matrix with orthonormal columns (M >= K)."""
+  u, _, vt = decompose(x)
+  return jnp.matmul(u, vt, precision='highest')
 
 
 def count(fraction: float, rank: int) -> int:

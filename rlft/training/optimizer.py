@@ -36,14 +36,16 @@ SCHEDULES: dict[str, Callable] = {
 
 def make(
     *, num_steps: int, learning_rate: float, schedule: str = 'constant',
-    warmup_steps: int = 0, critic_learning_rate: float | None = None,
+    warmup_steps: int = 0, horizon: int = 0,
+    critic_learning_rate: float | None = None,
     b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
     eps_root: float = 0.0, weight_decay: float = 0.0, clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
   """AdamW per group of parameters: 'policy' and, where there is one, 'critic'.
 
   Gradients are clipped per group, so that a critic's error does not shrink the
-  policy's step. `num_steps` counts optimizer steps, for schedules that end.
+  policy's step. Schedules that end do so after `num_steps` optimizer steps, or
+  after `horizon` where that is set: a run may stop before its schedule does.
   """
   if schedule not in SCHEDULES:
     raise ValueError(
@@ -53,7 +55,8 @@ def make(
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
-            SCHEDULES[schedule](rate, warmup_steps, num_steps), b1=b1, b2=b2,
+            SCHEDULES[schedule](rate, warmup_steps, horizon or num_steps),
+            b1=b1, b2=b2,
             eps=eps, eps_root=eps_root, weight_decay=weight_decay))
 
   critic = learning_rate if critic_learning_rate is None else (

@@ -1,0 +1,155 @@
+"""The policy plays, the environment pays: what stands in a rollout."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft import envs, episodes, policy
+from rlft.experience import rollouts
+from rlft.objectives import ppo
+from rlft.types import Task
+from tests import tiny
+
+WORDS = tiny.words()
+GAME = envs.bind(
+    'general_points', text='compact', mode='corrected', split='train')
+PROMPTS, GROUP, TRIES, SCALE = 3, 2, 2, 0.5
+SEED = 2  # of a rollout in which the policy writes a pad and a begin token
+TEMPERATURE = 3.0  # near uniform, so special words are sampled as well
+PARAMS = {**tiny.initialised(), 'critic': tiny.noised(
+    policy.make_critic(tiny.initialised()['policy']), 0.1)}
+
+
+SCORE = functools.partial(
+    policy.forward, tiny.model(), temperature=TEMPERATURE)
+
+
+@functools.cache
+def source():
+  return rollouts.make(
+      GAME, tokenizer=WORDS, model=tiny.model(), forward=SCORE,
+      advantages=ppo.advantages, ref_params=tiny.initialised(),
+      prompts=PROMPTS, group=GROUP, tries=TRIES, temperature=TEMPERATURE,
+      length=80, reward_scale=SCALE)
+
+
+@functools.cache
+def drawn(seed=SEED, policy_seed=0):
+  params = {**PARAMS, **tiny.initialised(policy_seed)}
+  state, experience, metrics = source().next(
+      source().init(), params, {}, jax.random.key(seed))
+  assert state == source().init()
+  return jax.device_get(experience), metrics
+
+
+def test_shapes_are_those_of_the_config():
+  experience, metrics = drawn()
+  rows = PROMPTS * GROUP
+  for name, array in experience.rollout._asdict().items():
+    assert array.shape == ((rows,) if name == 'prompt_ids' else (rows, 80))
+  assert experience.advantages.shape == experience.returns.shape == (rows, 80)
+  assert all(np.isfinite(v) for v in metrics.values())
+
+
+def test_completions_of_one_prompt_share_its_id():
+  rollout = drawn()[0].rollout
+  assert rollout.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2]
+  prompts = [tuple(row[:16]) for row in rollout.tokens]
+  assert [prompts.index(p) for p in prompts] == [0, 0, 2, 2, 4, 4]
+  assert (rollout.tokens[0] != rollout.tokens[1]).any()  # yet differ
+
+
+def test_first_completions_start_in_one_column():
+  mask = drawn()[0].mask
+  assert not mask[:, :16].any() and mask[:, 16].all()
+
+
+def test_turns_alternate_with_feedback():
+  """Two tries each: the mask has a hole, where the verifier speaks."""
+  rollout = drawn()[0].rollout
+  np.testing.assert_array_equal(rollout.mask, rollout.turn_ids >= 0)
+  for row, turns in zip(rollout.tokens, rollout.turn_ids, strict=True):
+    first, second = (np.flatnonzero(turns == k) for k in (0, 1))
+    assert np.ptp(first) + 1 == len(first) and np.ptp(second) + 1 == len(second)
+    between = row[first[-1] + 1:second[0]]
+    reply = WORDS.decode(between.tolist())
+    assert reply.startswith('no ') and reply.endswith(' :')
+    assert set(turns) == {-1, 0, 1}
+
+
+def test_rewards_stand_on_the_last_token_of_a_turn_and_sum_to_what_was_paid():
+  experience, metrics = drawn()
+  rollout = experience.rollout
+  assert not rollout.rewards[~rollout.mask].any()
+  for rewards, turns in zip(rollout.rewards, rollout.turn_ids, strict=True):
+    last = {np.flatnonzero(turns == k)[-1] for k in (0, 1)}
+    assert set(np.flatnonzero(rewards)) == last
+  total = rollout.rewards.sum(1).mean() / SCALE  # the metric is not scaled
+  assert metrics['reward'] == pytest.approx(total) and total < 0
+
+
+def test_nothing_but_the_completions_is_scored():
+  experience = drawn()[0]
+  rollout = experience.rollout
+  for array in (rollout.log_probs, rollout.ref_log_probs, rollout.values,
+                experience.advantages, experience.returns):
+    assert not array[~rollout.mask].any()
+    assert array[rollout.mask].all()
+
+
+def test_the_sampler_agrees_with_the_trainer():
+  """Also where the policy writes a pad or begins a document by itself."""
+  experience, metrics = drawn()
+  wrote = experience.tokens[experience.mask]
+  assert {WORDS.pad, WORDS.bos} <= set(wrote.tolist())
+  assert 0 < metrics['sampler_gap_mean'] <= metrics['sampler_gap'] < 1e-4
+
+
+def test_a_policy_has_no_gap_to_itself_and_one_to_another():
+  own, other = drawn(), drawn(policy_seed=1)
+  assert own[1]['reference_gap'] == own[1]['kl_k1'] == 0
+  assert other[1]['reference_gap'] > 0.01
+  mask = other[0].mask
+  want = jax.jit(SCORE)(tiny.initialised(), jnp.asarray(other[0].tokens))
+  np.testing.assert_allclose(
+      other[0].rollout.ref_log_probs[mask], np.asarray(want.log_probs)[mask],
+      atol=1e-5)
+
+
+def test_a_rollout_is_a_function_of_the_key():
+  again = source().next(0, PARAMS, {}, jax.random.key(SEED))[1]
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), drawn()[0])
+  assert (drawn(seed=SEED + 1)[0].tokens != again.tokens).any()
+
+
+def episode(prompt, completion):
+  n, m = len(prompt), len(completion)
+  return episodes.Episode(
+      task=Task('', None), tokens=prompt + completion,
+      mask=[False] * n + [True] * m, turn_ids=[-1] * n + [0] * m,
+      rewards=[0.0] * (n + m - 1) + [5.0], log_probs=[0.0] * n + [-0.5] * m, completions=[], turns=[])
+
+
+def test_arrays_by_hand():
+  arrays, sampled = rollouts.to_arrays(
+      [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])], pad=0, length=20)
+  assert arrays['tokens'][:, 13:].tolist() == [
+      [0, 1, 7, 9, 2, 0, 0], [1, 8, 8, 9, 0, 0, 0]]
+  assert arrays['turn_ids'][0, 13:].tolist() == [-1, -1, -1, 0, 0, -1, -1]
+  assert arrays['rewards'][:, 16:18].tolist() == [[0, 5], [5, 0]]
+  assert sampled[:, 15:18].tolist() == [[0, -0.5, -0.5], [0, -0.5, 0]]
+
+
+def test_a_row_that_is_too_short_is_refused():
+  with pytest.raises(ValueError, match='does not fit in 18: raise'):
+    rollouts.to_arrays([episode([1, 7], [9, 9, 2])], pad=0, length=18)
+
+
+def test_a_temperature_of_zero_explores_nothing():
+  with pytest.raises(ValueError, match='temperature 0'):
+    rollouts.make(
+        GAME, tokenizer=WORDS, model=tiny.model(), forward=SCORE,
+        advantages=ppo.advantages, ref_params=PARAMS, prompts=2,
+        temperature=0.0)
