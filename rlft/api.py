@@ -7,8 +7,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from rlft import (
+  analyze,
+  episodes,
+  main,
+  report,
+  study,
+  tokenizer,
+  train,
+  weights,
+)
 from rlft import config as door
-from rlft import episodes, main, report, study, tokenizer, train, weights
 from rlft.analyses import rotation
 
 
@@ -28,6 +37,8 @@ def run(
   is_study = 'stages' in config
   if is_study:
     study.check(config)
+  elif 'analysis' in config:
+    analyze.check(config)
   else:
     train.check(config)
   prepare(run_dir)
@@ -92,7 +103,8 @@ def sampler(
   """prompt -> completion; the n-th call uses the n-th key."""
   words, model, params = open_checkpoint(checkpoint)
   complete = episodes.completer(
-      model, words, max_new_tokens=max_new_tokens, temperature=temperature,
+      model, pad=words.pad, end=words.end,
+      max_new_tokens=max_new_tokens, temperature=temperature,
       rows=1)
   keys = iter(range(2**31))
 

@@ -149,9 +149,10 @@ def _finite(tree: dict[str, Any], where: str) -> None:
       _finite(value, name)
     elif isinstance(value, float) and not math.isfinite(value):
       raise ValueError(f'{name} is {value}: give a finite number')
-    elif key in SIZES and (not isinstance(value, int) or value < 1):
-      if key != 'num_steps' or not isinstance(value, int) or value < 0:
-        raise ValueError(f'{name} is {value}: give a whole number above 0')
+    elif key in SIZES:
+      least = 0 if key == 'num_steps' else 1
+      if not isinstance(value, int) or value < least:
+        raise ValueError(f'{name} is {value}: give a whole number from {least}')
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

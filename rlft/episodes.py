@@ -3,6 +3,7 @@
 What the policy wrote is kept as the tokens that it sampled, never re-encoded,
 so that what was sampled is what is trained on.
 """
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -54,8 +55,9 @@ Completer = Callable[
     tuple[list[list[int]], list[list[float]]]]
 
 
+@functools.lru_cache  # one compilation for all that sample the same way
 def completer(
-    model: Any, tokenizer: Tokenizer, *, max_new_tokens: int,
+    model: Any, *, pad: int, end: int, max_new_tokens: int,
     temperature: float, rows: int = 256,
 ) -> Completer:
   """complete(params, contexts, keys) -> new tokens and their log-probs.
@@ -68,14 +70,14 @@ def completer(
   def sample(params, prompts, keys):
     return policy.sample(
         model, params, prompts, keys, max_new_tokens=max_new_tokens,
-        end=tokenizer.end, pad=tokenizer.pad, temperature=temperature)
+        end=end, pad=pad, temperature=temperature)
 
   def complete(params, contexts, keys):
     new, scores = [], []
     for start in range(0, len(contexts), rows):
       part = contexts[start:start + rows]
       width = width_of(max(map(len, part)))
-      prompts = np.full((rows, width), tokenizer.pad, np.int32)
+      prompts = np.full((rows, width), pad, np.int32)
       for row, context in enumerate(part):
         prompts[row, width - len(context):] = context
       index = np.minimum(start + np.arange(rows), len(contexts) - 1)

@@ -1,4 +1,5 @@
 """Success on fixed tasks, with intervals, failures by kind and distances."""
+import functools
 import json
 import math
 import time
@@ -21,6 +22,7 @@ class Evaluation(NamedTuple):
   """One evaluation, compiled once and run on many parameters."""
   name: str
   run: Callable[[Any], tuple[dict, list[dict]]]  # params -> row, samples
+  steps: frozenset[int]  # where it is due; empty: wherever any is
 
 
 def make(
@@ -28,6 +30,7 @@ def make(
     seed: int = 0, tries: int = 1, independent: int = 1,
     temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
     nll: bool = False, kl: int = 0, base_params: Any = None, keep: int = 24,
+    steps: Sequence[int] = (),
 ) -> Evaluation:
   """Prepares an evaluation on `n` fixed tasks of an environment.
 
@@ -35,7 +38,8 @@ def make(
   between; `independent` the number of fresh ones without (solved if any is).
   `nll` also scores the oracle's completions; `kl` is a number of tasks on which
   the exact KL(policy || base) is measured along the policy's own samples at
-  temperature 1. `keep` samples are written out.
+  temperature 1. `keep` samples are written out. With `steps`, the evaluation
+  is made at those of a run's evaluated steps only.
   """
   world = envs.bind(**env)
   if world.hands is None:
@@ -46,7 +50,8 @@ def make(
     raise ValueError(f'{name}: independent samples need a temperature above 0')
   tasks = world.hands(seed, n)
   complete = episodes.completer(
-      model, tokenizer, max_new_tokens=max_new_tokens,
+      model, pad=tokenizer.pad, end=tokenizer.end,
+      max_new_tokens=max_new_tokens,
       temperature=temperature, rows=rows)
   key = jax.random.key(seed)
   reference = oracle(world, tasks, tokenizer, model, rows) if nll else None
@@ -70,7 +75,7 @@ def make(
       row |= distance(params)
     return row, [describe(name, e) for e in played[0][:keep]]
 
-  return Evaluation(name, run)
+  return Evaluation(name, run, frozenset(steps))
 
 
 def solved(episode: episodes.Episode) -> bool:
@@ -108,6 +113,35 @@ def describe(name: str, episode: episodes.Episode) -> dict:
       'outcome': next(k for k in last.parts if k != 'number_field')}
 
 
+@functools.lru_cache
+def scorer(model: Any) -> Callable:
+  """Sums and counts of log-probs under two masks, compiled once a model."""
+
+  @jax.jit
+  def score(params, tokens, mask, number):
+    out = policy.forward(model, params, tokens).log_probs
+    return (masked.total(out, mask), mask.sum(),
+            masked.total(out, number), number.sum())
+
+  return score
+
+
+@functools.lru_cache
+def comparer(model: Any) -> Callable:
+  """Sum of the exact KL(params || base) under a mask, and its count."""
+
+  @jax.jit
+  def score(params, base, tokens, mask):
+    def read(p):
+      variables = {'params': p['policy']}
+      hidden, _ = model.apply(variables, tokens)
+      return lambda h: model.apply(variables, h, method='head'), hidden
+    exact = log_probs.divergence(*read(params), *read(base))
+    return masked.total(exact, mask), mask.sum()
+
+  return score
+
+
 def oracle(world, tasks, tokenizer, model, rows) -> Callable:
   """nll(params): the oracle's completions, whole and up to the formula."""
   pairs = []
@@ -125,11 +159,7 @@ def oracle(world, tasks, tokenizer, model, rows) -> Callable:
           zip(*pairs, strict=True), (tokenizer.pad, False, False),
           (np.int32, bool, bool), strict=True))
 
-  @jax.jit
-  def score(params, tokens, mask, number):
-    out = policy.forward(model, params, tokens).log_probs
-    return (masked.total(out, mask), mask.sum(),
-            masked.total(out, number), number.sum())
+  score = scorer(model)
 
   def run(params):
     sums = np.zeros(4)
@@ -149,19 +179,13 @@ def divergence(
 ) -> Callable:
   """kl(params): exact KL(policy || base) per token of the policy's samples."""
   complete = episodes.completer(
-      model, tokenizer, max_new_tokens=max_new_tokens, temperature=1.0,
+      model, pad=tokenizer.pad, end=tokenizer.end,
+      max_new_tokens=max_new_tokens, temperature=1.0,
       rows=rows)
   length = episodes.width_of(max(
       len(tokenizer.encode(t.prompt)) + 1 + max_new_tokens for t in tasks))
 
-  @jax.jit
-  def score(params, base, tokens, mask):
-    def read(p):
-      variables = {'params': p['policy']}
-      hidden, _ = model.apply(variables, tokens)
-      return lambda h: model.apply(variables, h, method='head'), hidden
-    exact = log_probs.divergence(*read(params), *read(base))
-    return masked.total(exact, mask), mask.sum()
+  score = comparer(model)
 
   def run(params):
     played = episodes.play(
@@ -192,6 +216,8 @@ def record(
   for evaluation in evaluations:
     if evaluation.name in rows:
       continue  # reached before an interruption
+    if evaluation.steps and step not in evaluation.steps:
+      continue
     row, some = evaluation.run(params)
     others = [
         s for s in (metrics.read(path) if path.exists() else ())

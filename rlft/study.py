@@ -79,13 +79,26 @@ def finish(study_dir: Path, done: dict) -> Path:
 
 def check(config: ml_collections.ConfigDict) -> None:
   """ValueError for the first stage that could not start, before any does."""
+  saved = {}  # of the stages so far: nothing starts from a later one
   for name in config.order:
-    section = config.stages[name]
-    if 'analysis' not in section.config:
-      try:
-        train.check(section.config, known=config.stages)
-      except ValueError as error:
-        raise ValueError(f'stage {name}: {error}') from error
+    section = config.stages[name].config
+    try:
+      if 'analysis' in section:
+        analyze.check(section, known=saved)
+        references = section.checkpoints.values()
+      else:
+        refuse_peak(section.init)
+        train.check(section, known=saved)
+        references = section.init, section.base
+        steps = train.marks(section.checkpoint, section.num_steps)
+        saved[name] = {*map(str, steps), 'last', 'best_ood'}
+      for run, _, step in (r.rpartition('@') for r in references):
+        if run in saved and step not in saved[run]:
+          raise ValueError(
+              f'stage {run} saves no step {step}; it saves '
+              f'{", ".join(sorted(saved[run]))}')
+    except ValueError as error:
+      raise ValueError(f'stage {name}: {error}') from error
 
 
 def execute(config: ml_collections.ConfigDict, run_dir: Path) -> None:
@@ -127,12 +140,17 @@ def resolve(
       for role, name in config.checkpoints.items():
         config.checkpoints[role] = full(name)
     else:
-      if config.init.endswith('@best_ood'):
-        raise ValueError(
-            'a run may not start from @best_ood: the start must be fixed '
-            'before OOD success is seen')
+      refuse_peak(config.init)
       config.init, config.base = full(config.init), full(config.base)
   return config
+
+
+def refuse_peak(init: str) -> None:
+  """ValueError when a run would start from a step chosen by OOD success."""
+  if init.endswith('@best_ood'):
+    raise ValueError(
+        'a run may not start from @best_ood: the start must be fixed '
+        'before OOD success is seen')
 
 
 def best_ood(run_dir: Path) -> int:

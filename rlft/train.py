@@ -4,6 +4,8 @@ A run is a config and a directory. The config is read here and nowhere below:
 each section is bound to the function of the part that it names.
 """
 import functools
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ import numpy as np
 
 from rlft import envs, evaluate, parts, policy, tokenizer, weights
 from rlft.training import checkpoint, metrics, optimizer, progress, steps
-from rlft.types import Source, TrainState
+from rlft.types import Batch, Outputs, Rollout, Source, TrainState
 
 TOLERANCE = {'float32': (1e-4, 1e-4), 'bfloat16': (0.02, 0.5)}  # mean, largest
 
@@ -32,45 +34,92 @@ class Job(NamedTuple):
 def build(config: ml_collections.ConfigDict) -> Job:
   """Binds every section; raises ValueError on what does not fit together."""
   words = tokenizer.load(config.tokenizer)
+  model, params = build_params(config, words)
+  update, tx = build_update(config, model)
+  source = build_source(config, model, words, jax.tree.map(
+      jnp.copy, {'policy': params['policy']}))
+  state = TrainState(
+      jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params),
+      jax.random.key(config.seed))
+  return Job(state, source, update, build_evaluations(config, model, words),
+             is_online(config))
+
+
+def is_online(config) -> bool:
+  """Whether the objective learns from what its own policy samples."""
+  name = config.objective.get('name', '')
+  return hasattr(parts.load('objectives', name), 'advantages')
+
+
+def build_source(config, model, words, ref_params) -> Source:
+  """The section `experience`, in the environment of `env`."""
+  context = dict(tokenizer=words)
+  if is_online(config):
+    context |= dict(
+        model=model, ref_params=ref_params, advantages=parts.bind(
+            'objectives', 'advantages', name=config.objective.name,
+            **config.advantages.to_dict()))
+  elif config.advantages:
+    raise ValueError(
+        f'nothing reads the section advantages: {config.objective.name} '
+        'has none')
+  section = {'name': '', **config.experience.to_dict()}
+  env = envs.bind(**config.env.to_dict()) if config.env else None
+  return complete(
+      parts.bind('experience', 'make', **section, **context), 'experience')(env)
+
+
+def build_update(config, model) -> tuple[Callable, Any]:
+  """The sections `objective`, `passes` and `optimizer`."""
+  return compile_update(
+      model, config.experience.get('temperature', 1.0), config.num_steps,
+      *(tuple(config[section].items())
+        for section in ('objective', 'passes', 'optimizer')))
+
+
+def complete(function: Callable, where: str) -> Callable:
+  """`function`, if no keyword that it needs is missing; else ValueError."""
+  missing = [
+      p.name for p in inspect.signature(function).parameters.values()
+      if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+  if missing:
+    raise ValueError(f'{where} needs {", ".join(missing)}')
+  return function
+
+
+def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
+  """The model, and {'policy', maybe 'critic'} from `init` or fresh."""
   family, model = build_model(config.model, words)
   key = jax.random.key(config.seed)
-  like = jax.eval_shape(lambda k: family.initialise(model, k), key)
   if config.init:
-    policy_params = weights.match(
+    like = jax.eval_shape(lambda k: family.initialise(model, k), key)
+    found = weights.match(
         weights.load(config.init)['policy'], like, config.init)
   else:
-    policy_params = family.initialise(model, steps.stream(key, 'init', 0))
-  params = jax.tree.map(jnp.array, {'policy': policy_params})
-  objective = config.objective.to_dict()
-  online = hasattr(parts.load('objectives', objective['name']), 'advantages')
+    found = family.initialise(model, steps.stream(key, 'init', 0))
+  params = jax.tree.map(jnp.array, {'policy': found})
   if config.critic:
     params['critic'] = policy.make_critic(params['policy'])
-  passes = config.passes.to_dict()
-  optimizer_steps = config.num_steps * int(np.prod(list(passes.values())))
-  tx = parts.fill(
-      optimizer.make, 'optimizer', **config.optimizer.to_dict())(
-          num_steps=optimizer_steps)
-  state = TrainState(
-      jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params), key)
-  temperature = config.experience.get('temperature', 1.0)
-  forward = functools.partial(policy.forward, model, temperature=temperature)
-  step = functools.partial(
-      steps.minibatch_epochs if passes else steps.gradient_step,
-      forward=forward, tx=tx, loss=parts.bind('objectives', 'loss',
-                                              **objective), **passes)
-  context = dict(tokenizer=words)
-  if online:
-    context |= dict(
-        model=model, forward=forward, ref_params=jax.tree.map(
-            jnp.copy, {'policy': params['policy']}),
-        advantages=parts.bind(
-            'objectives', 'advantages', name=objective['name'],
-            **config.advantages.to_dict()))
-  source = parts.bind(
-      'experience', 'make', **config.experience.to_dict(), **context)(
-          envs.bind(**config.env.to_dict()) if config.env else None)
-  return Job(state, source, jax.jit(step, donate_argnums=0),
-             build_evaluations(config, model, words), online)
+  return model, params
+
+
+@functools.lru_cache  # runs of a study that differ in their start share it
+def compile_update(
+    model: Any, temperature: float, num_steps: int, objective: tuple,
+    passes: tuple, settings: tuple,
+) -> tuple[Callable, Any]:
+  """The jitted update, its state donated, and the optimizer it uses."""
+  passes = dict(passes)
+  tx = complete(parts.fill(
+      optimizer.make, 'optimizer', **dict(settings),
+      num_steps=num_steps * math.prod(passes.values())), 'optimizer')()
+  step = complete(parts.fill(
+      steps.minibatch_epochs if passes else steps.gradient_step, 'passes',
+      tx=tx, forward=functools.partial(
+          policy.forward, model, temperature=temperature),
+      loss=parts.bind('objectives', 'loss', **dict(objective)), **passes),
+      'passes')
+  return jax.jit(step, donate_argnums=0), tx
 
 
 def build_model(section, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
@@ -81,15 +130,20 @@ def build_model(section, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
   return family, make(vocabulary=words.vocabulary)
 
 
-def build_evaluations(config, model, words) -> list[evaluate.Evaluation]:
+def build_evaluations(
+    config, model, words, base: Any = None) -> list[evaluate.Evaluation]:
   """The section `evals`, in its order."""
-  base = None
-  name = config.base or config.init
-  if name and any(e.get('kl') for e in config.evals.values()):
-    base = jax.tree.map(jnp.asarray, weights.load(name))
+  origin = config.base or config.init
+  wanted = [k for k, e in config.evals.items() if e.get('kl')]
+  if wanted and not origin:
+    raise ValueError(
+        f'evals.{wanted[0]} measures kl, but from what? Set base or init')
+  if wanted and base is None:
+    base = jax.tree.map(jnp.asarray, weights.load(origin))
   return [
-      parts.fill(evaluate.make, f'evals.{name}', **e.to_dict())(
-          name, model, words, base_params=base)
+      complete(
+          parts.fill(evaluate.make, f'evals.{name}', **e.to_dict()),
+          f'evals.{name}')(name, model, words, base_params=base)
       for name, e in config.evals.items()]
 
 
@@ -97,15 +151,41 @@ def check(config: ml_collections.ConfigDict, known=()) -> None:
   """ValueError for what can be seen before any work; `known` are stages."""
   for name in (config.init, config.base):
     if name and name.rpartition('@')[0] not in known:
-      weights.config_of(name)
-  tokenizer.load(config.tokenizer)
-  parts.load('objectives', config.objective.get('name', ''))
-  parts.load('experience', config.experience.get('name', ''))
+      weights.verify(name)
   marks(config.evaluate, config.num_steps)
   marks(config.checkpoint, config.num_steps)
-  for section in [config.env, *(e.env for e in config.evals.values())]:
-    if section:
-      envs.bind(**section.to_dict()).sample(np.random.default_rng(0))
+  words = tokenizer.load(config.tokenizer)
+  family, model = build_model(config.model, words)
+  jax.eval_shape(lambda k: family.initialise(model, k), jax.random.key(0))
+  source = build_source(config, model, words, {})
+  build_update(config, model)
+  section = config.experience
+  rows = section.get('rows') or section.prompts * section.get('group', 1)
+  if rows % config.passes.get('minibatches', 1):
+    raise ValueError(
+        f'{rows} rows of experience do not split into '
+        f'{config.passes.minibatches} minibatches')
+  build_evaluations(config, model, words, base={})
+  online = is_online(config)
+  rehearse(parts.bind('objectives', 'loss', **config.objective.to_dict()),
+           parts.bind('objectives', 'advantages', config.objective.name,
+                      **config.advantages.to_dict()) if online else None)
+  if not online:
+    source.next(source.init(), None, {}, jax.random.key(0))
+  elif config.env:
+    envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
+
+
+def rehearse(loss: Callable, advantages: Callable | None) -> None:
+  """Computes a loss on one row, so that what is wrong with it comes early."""
+  number, truth = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  batch = Batch(tokens, truth)
+  if advantages is not None:
+    batch = advantages(Rollout(
+        tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number, number,
+        number))
+  loss(Outputs(number, number, number, jnp.zeros((1, 2, 1))), batch)
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
@@ -182,13 +262,19 @@ def check_start(data: dict, seen: dict, dtype: str) -> None:
   follows would be wrong, so the run does not begin.
   """
   mean, largest = TOLERANCE[dtype]
+
+  def first(name, neutral):  # one plain step has no others to tell it from
+    return float(seen.get(f'first_{name}', seen.get(name, neutral)))
+
   gaps = {
       'the sampler and the trainer disagree on log-probs':
           (data['sampler_gap_mean'], data['sampler_gap']),
       'the policy is not its reference':
           (abs(data['kl_k1']), data['reference_gap']),
       'the first ratio is not 1':
-          (abs(float(seen['first_ratio_max']) - 1),) * 2,
+          # k3 is half the squared log-ratio, so it sees both directions
+          (math.sqrt(2 * first('approx_kl', 0.0)),
+           abs(first('ratio_max', 1.0) - 1)),
   }
   for what, (average, top) in gaps.items():
     if not (average <= mean and top <= largest):

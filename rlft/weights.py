@@ -25,6 +25,15 @@ def load(name: str) -> PyTree:
   return checkpoint.load_params(name)
 
 
+def verify(name: str) -> None:
+  """ValueError when `load` would not find these parameters whole."""
+  if name.startswith('asset:'):
+    load_asset(name.removeprefix('asset:'))
+  else:
+    checkpoint.resolve_step(name)
+    config_of(name)
+
+
 def config_of(name: str) -> dict[str, Any]:
   """The sections `model` and `tokenizer` that these parameters belong to."""
   if name.startswith('asset:'):

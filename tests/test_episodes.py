@@ -155,7 +155,8 @@ def test_the_completer_splits_contexts_and_changes_no_text():
   contexts = [[1, 9 + i] for i in range(4)] + [[1, *range(20, 40)]]
   keys = jax.random.split(jax.random.key(0), 5)
   new, scores = (x for x in episodes.completer(
-      tiny.model(), WORDS, max_new_tokens=4, temperature=1.0, rows=2)(
+      tiny.model(), pad=WORDS.pad, end=WORDS.end, max_new_tokens=4,
+      temperature=1.0, rows=2)(
           tiny.initialised(), contexts, keys))
   width = episodes.width_of(21)
   prompts = np.zeros((5, width), np.int32)

@@ -18,7 +18,7 @@ from rlft import config as door
 from rlft import study
 
 STARTS = (80, 300)  # one inside the fall of OOD success, one at its end
-FULL_STARTS = (0, 40, 120, 300, 600)
+FULL_STARTS = (0, 80, 300, 600)
 
 
 def seeded(config: ConfigDict, seed: int) -> ConfigDict:

@@ -5,7 +5,7 @@ rlft run --config=configs/general_points/rl.py --run_dir=runs/rl \\
 
 Token-level PPO with a separate critic; the same hands, rule and verifier as
 SFT. The budget (updates, rollouts) is fixed here, before any OOD success is
-seen. One answer a hand; `:full` plays three with the verifier's feedback.
+seen. One answer a hand; `:tries` plays three with the verifier's feedback.
 """
 from ml_collections import ConfigDict
 
@@ -14,8 +14,8 @@ from rlft import config as door
 
 
 def get_config(variant: str = '') -> ConfigDict:
-  words = door.variants(variant, ('small', 'full', 'smoke'))
-  config = sft.get_config(variant)
+  words = door.variants(variant, ('small', 'full', 'smoke', 'tries'))
+  config = sft.get_config(','.join(words - {'tries'}))
   config.init = 'runs/sft@300'
   config.base = sft.BASE[config.model.preset]
   config.critic = True
@@ -34,8 +34,9 @@ def get_config(variant: str = '') -> ConfigDict:
       warmup_steps=0, weight_decay=0.0)
   config.evals = pretrain.panel(kl=256)
   steps = (0, 10, 20)
-  if 'full' in words:
+  if 'tries' in words:
     config.experience.tries, config.experience.length = 3, 112
+  if 'full' in words:
     steps = (0, 10, 20, 40)
   if 'smoke' in words:
     config.experience.prompts = 16

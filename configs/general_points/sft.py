@@ -21,6 +21,7 @@ def full_panel(n=1024) -> dict:
   """2 x 2 of rule and sampler, sampled, several tries, seen hands."""
   id_env = pretrain.env(pretrain.ID)
   ood_env = pretrain.env(pretrain.OOD, ensure_face=True)
+  few = (0, 120, 600)  # what several answers cost is spent at these steps
   panel = pretrain.panel(n, nll=True, kl=256)
   panel['id_seen'] = dict(env=pretrain.env(pretrain.ID, split='train'), n=n)
   panel['id_rule_ood_sampler'] = dict(
@@ -28,9 +29,10 @@ def full_panel(n=1024) -> dict:
   panel['ood_rule_id_sampler'] = dict(env=pretrain.env(pretrain.OOD), n=n)
   for name, env in (('id', id_env), ('ood', ood_env)):
     panel[f'{name}_sampled'] = dict(env=env, n=n, temperature=1.0)
-    panel[f'{name}_tries5'] = dict(env=env, n=n, temperature=1.0, tries=5)
+    panel[f'{name}_tries5'] = dict(
+        env=env, n=n, temperature=1.0, tries=5, steps=few)
     panel[f'{name}_independent5'] = dict(
-        env=env, n=n, temperature=1.0, independent=5)
+        env=env, n=n, temperature=1.0, independent=5, steps=few)
   return panel
 
 

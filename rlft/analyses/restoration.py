@@ -85,7 +85,7 @@ def edits(
 
 
 def matched_interpolation(
-    before: PyTree, after: PyTree, distance: float, *,
+    before: PyTree, after: PyTree, distance: float | int, *,
     select: str = trees.BLOCKS,
 ) -> PyTree:
   """`after` moved straight towards `before` by a Frobenius distance.

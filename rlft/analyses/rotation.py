@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
 
 def analyse(
     checkpoints: dict[str, PyTree], *, before: str, after: str, seed: int = 0,
-    top: float = 0.2, draws: int = 4, select: str = trees.BLOCKS,
+    top: svd.Fraction = 0.2, draws: int = 4, select: str = trees.BLOCKS,
 ) -> dict[str, Any]:
   """Rows (one per layer and module) and curves (arrays) of one comparison.
 

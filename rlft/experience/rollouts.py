@@ -1,4 +1,5 @@
 """Rollouts: the policy plays, the environment pays, credit is assigned."""
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rlft import episodes
+from rlft import episodes, policy
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
 from rlft.tokenizer import Tokenizer
@@ -15,8 +16,8 @@ from rlft.types import Rollout, Source
 
 
 def make(
-    env: Environment, *, tokenizer: Tokenizer, model: Any, forward: Callable,
-    advantages: Callable, ref_params: PyTree, prompts: int, group: int = 1,
+    env: Environment, *, tokenizer: Tokenizer, model: Any, advantages: Callable,
+    ref_params: PyTree, prompts: int, group: int = 1,
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
     length: int = 36, reward_scale: float = 1.0,
 ) -> Source:
@@ -32,15 +33,9 @@ def make(
         f'rollouts at temperature {temperature} explore nothing: raise it')
   rows = prompts * group
   complete = episodes.completer(
-      model, tokenizer, max_new_tokens=max_new_tokens,
-      temperature=temperature, rows=rows)
-
-  @jax.jit
-  def score(params, ref_params, tokens):
-    out = forward(params, tokens)
-    ref = forward({'policy': ref_params['policy']}, tokens)
-    return out.log_probs, ref.log_probs, out.values
-
+      model, pad=tokenizer.pad, end=tokenizer.end, rows=rows,
+      max_new_tokens=max_new_tokens, temperature=temperature)
+  score = scorer(model, temperature)
   assign = jax.jit(advantages)
 
   def next_batch(state, params, metrics, key):
@@ -62,6 +57,20 @@ def make(
     return state, assign(rollout), measure(played, rollout, sampled)
 
   return Source(lambda: 0, next_batch)
+
+
+@functools.lru_cache  # one compilation for all runs of a study
+def scorer(model: Any, temperature: float) -> Callable:
+  """score(params, ref_params, tokens) -> log-probs of both, and values."""
+  forward = functools.partial(policy.forward, model, temperature=temperature)
+
+  @jax.jit
+  def score(params, ref_params, tokens):
+    out = forward(params, tokens)
+    ref = forward({'policy': ref_params['policy']}, tokens)
+    return out.log_probs, ref.log_probs, out.values
+
+  return score
 
 
 def to_arrays(

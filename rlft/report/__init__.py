@@ -3,7 +3,7 @@ import json
 import os
 import pathlib
 
-from rlft.report import page, summary, tables
+from rlft.report import page, provenance, summary, tables
 
 
 def write(study_dir: str | os.PathLike) -> pathlib.Path:
@@ -14,7 +14,7 @@ def write(study_dir: str | os.PathLike) -> pathlib.Path:
   """
   folder = pathlib.Path(study_dir)
   found = tables.read(folder)
-  about = tables.about(folder)
+  about = provenance.about(folder, found)
   numbers = summary.build(found, about)
   text = page.render(page.data(found, about, numbers))
   _replace(folder / 'summary.json',

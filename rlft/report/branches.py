@@ -27,10 +27,11 @@ def figure(tables: Tables) -> dict[str, Any] | None:
     rows.append(row)
   if not rows:
     return None
+  seeds = len(statistics.seeds(tables))
   return {'title': 'RL from each SFT checkpoint: start → end',
           'note': f'{curves.count([e for e in ends if e.get("ood")])}; bars: '
                   'Wilson 95 % intervals; changes in points with 95 % paired '
-                  'bootstrap intervals over seeds and hands.',
+                  f'bootstrap intervals over {curves.drawn(seeds)}.',
           'rows': rows}
 
 

@@ -7,18 +7,20 @@ from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
 NO_ROTATION = 'no rotation stage'
 NO_RESTORATION = 'no restoration stage with the unedited checkpoint (`none`)'
+NO_LOSS = 'no OOD success was lost, or the SFT peak saw other hands'
 EDGE = .1  # share of directions at either end of the spectrum
 
 
 def values_hardly_change(tables: Tables) -> Finding:
-  rows = [r for r in tables['rotation'] if r['target'] == 'sft']
+  rows = statistics.about(tables['rotation'], 'sft')
   found = statistics.excess(rows, 'value_shift', 'value_shift_null')
   if found is None:
     return not_tested(NO_ROTATION)
   shift = statistics.mean_over_rows(rows, 'value_shift')
   null = statistics.mean_over_rows(rows, 'value_shift_null')
-  largest = [float(np.max(s['value_shift'])) for s in tables['spectra']
-             if s['target'] == 'sft' and np.size(s.get('value_shift', ()))]
+  largest = [float(np.max(s['value_shift']))
+             for s in statistics.about(tables['spectra'], 'sft')
+             if np.size(s.get('value_shift', ()))]
   also = f', largest of any direction {max(largest):.4f}' if largest else ''
   return judged(
       found['high'] < 0, found, 'relative change',
@@ -28,8 +30,8 @@ def values_hardly_change(tables: Tables) -> Finding:
 def edges_rotate(tables: Tables) -> Finding:
   ends = {'leading': [], 'trailing': []}
   level = {'leading': [], 'trailing': [], 'middle': []}
-  for row in tables['spectra']:
-    if row['target'] != 'sft' or not {'cosine', 'cosine_null'} <= set(row):
+  for row in statistics.about(tables['spectra'], 'sft'):
+    if not {'cosine', 'cosine_null'} <= set(row):
       continue
     angle, null = (np.arccos(np.clip(np.abs(row[key]), 0, 1))
                    for key in ('cosine', 'cosine_null'))
@@ -57,7 +59,7 @@ def edges_rotate(tables: Tables) -> Finding:
 
 
 def rotation_dominates(tables: Tables) -> Finding:
-  rows = [r for r in tables['rotation'] if r['target'] == 'sft']
+  rows = statistics.about(tables['rotation'], 'sft')
   found = statistics.excess(rows, 'energy_diagonal', 'energy_diagonal_null')
   diagonal = statistics.mean_over_rows(rows, 'energy_diagonal')
   rotated = statistics.mean_over_rows(rows, 'energy_rotated')
@@ -73,7 +75,7 @@ def rotation_dominates(tables: Tables) -> Finding:
 
 
 def values_are_a_no_op(tables: Tables) -> Finding:
-  found = edits.edits(tables)
+  found = edits.edits(statistics.about(tables['restoration'], 'sft'))
   none = edits.untouched(found)
   tried = [e for e in found.values() if e.name == 'values']
   if none is None or not tried:
@@ -95,14 +97,14 @@ def values_are_a_no_op(tables: Tables) -> Finding:
 
 
 def directions_recover(tables: Tables) -> Finding:
-  found = edits.edits(tables)
+  found = edits.edits(statistics.about(tables['restoration'], 'sft'))
   edit = next((e for e in found.values() if e.name == 'vectors' and
                not e.control and set(e.options) == {'top'} and
                edits.amount(e, 'top') == .2), None)
   if edit is None or edits.untouched(found) is None:
     return not_tested(NO_RESTORATION if not found else
                       'no edit restores the directions of the leading 20 %')
-  fraction = _recovered(tables, found, edit)
+  fraction = _recovered(tables, edits.untouched(found), edit)
   drawn = edits.draw(found)
   along = edits.path(found)
   others = [e.label for e in found.values()
@@ -112,8 +114,8 @@ def directions_recover(tables: Tables) -> Finding:
       drawn, edit.label, along=along, controls=[
           name for name in others if name in drawn.labels])
   if fraction is None or not over:
-    return not_tested('no lost OOD success to recover' if fraction is None
-                      else 'no interpolation control on the same hands')
+    return not_tested(NO_LOSS if fraction is None else
+                      'no interpolation control on the same hands')
   loss = statistics.difference(
       edit.solved('id'), edits.untouched(found).solved('id'))
   return judged(
@@ -124,7 +126,7 @@ def directions_recover(tables: Tables) -> Finding:
 
 
 def first_quarter_suffices(tables: Tables) -> Finding:
-  found = edits.edits(tables)
+  found = edits.edits(statistics.about(tables['restoration'], 'sft'))
   blocks = {edits.layers(e): e for e in found.values()
             if e.name == 'revert' and set(e.options) == {'layers'} and
             edits.layers(e)}
@@ -133,9 +135,9 @@ def first_quarter_suffices(tables: Tables) -> Finding:
   if first is None or len(blocks) < 2 or edits.untouched(found) is None:
     return not_tested(NO_RESTORATION if not found else
                       'no edits revert blocks of a quarter of the layers')
-  fraction = _recovered(tables, found, first)
+  fraction = _recovered(tables, edits.untouched(found), first)
   if fraction is None:
-    return not_tested('no lost OOD success to recover')
+    return not_tested(NO_LOSS)
   gaps = {e.label: statistics.difference(
       first.solved('ood'), e.solved('ood'))
       for e in blocks.values() if e is not first}
@@ -153,7 +155,7 @@ def first_quarter_suffices(tables: Tables) -> Finding:
 
 
 def imposing_removes_gain(tables: Tables) -> Finding:
-  found = edits.edits(tables, 'rl')
+  found = edits.edits(statistics.about(tables['restoration'], 'rl'))
   edit = next((e for e in found.values() if e.name == 'vectors' and
                not e.control and set(e.options) == {'top'} and
                edits.amount(e, 'top') == .2), None)
@@ -173,17 +175,11 @@ def imposing_removes_gain(tables: Tables) -> Finding:
       f'{points(over)} more than interpolation at equal ID')
 
 
-def _recovered(tables, found, edit):
-  """The share of the lost OOD success that an edit brings back.
-
-  The whole is what the base end of the edits has, or the SFT peak if the
-  edits do not arrive at their base.
-  """
-  end = edits.base_end(found)
-  top = end.solved('ood') if end else statistics.sft_peak(tables)
-  none = edits.untouched(found).solved('ood')
+def _recovered(tables, none, edit):
+  """The share of the OOD success lost since the SFT peak that is back."""
   return statistics.ratio(
-      [edit.solved('ood'), none, top], [1, -1, 0], [0, -1, 1])
+      [edit.solved('ood'), none.solved('ood'), statistics.sft_peak(tables)],
+      [1, -1, 0], [0, -1, 1])
 
 
 CLAIMS = (

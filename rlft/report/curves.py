@@ -25,17 +25,24 @@ def figure(tables: Tables) -> dict[str, Any] | None:
           curve, key, start)})
   each = [statistics.curve([r for r in rows if r['seed'] == seed])
           for seed in statistics.seeds(tables)]
+  spread = '' if len(each) < 2 else (
+      ' pooled over seeds; thin lines: single seeds, whose spread the bands '
+      'leave out')
   return {
       'title': 'Success over SFT steps, and RL from each start',
       'note': f'{count(points)}; bands and bars: Wilson 95 % intervals on '
-              'counts pooled over seeds; thin lines: single seeds, whose '
-              'spread the bands leave out. RL is drawn at start + update.',
+              f'counts{spread}. RL is drawn at start + update.',
       'peak': statistics.peak_step(rows),
       'series': [{
           'key': key, 'label': label, 'points': _points(points, key),
           'seeds': [_points(one, key) for one in each] * (len(each) > 1)}
           for key, label in LABELS.items()],
       'branches': [b for b in branches if len(b['points']) > 1]}
+
+
+def drawn(seeds: int) -> str:
+  """What a bootstrap draws again."""
+  return 'seeds and hands' if seeds > 1 else 'hands'
 
 
 def count(curve: list[dict], key: str = 'ood') -> str:

@@ -1,4 +1,8 @@
-"""Figure: KL to the reference over steps, and OOD success against it."""
+"""Figure: KL over steps, and OOD success against it.
+
+The exact KL to the base that evaluations measure on their own hands is used
+where there is one; else the KL to the run's reference that training logged.
+"""
 from typing import Any
 
 import numpy as np
@@ -7,46 +11,56 @@ from rlft.report import curves, statistics
 from rlft.report.tables import Tables
 
 KEEP = 200  # points of a line on the page
+SOURCES = {  # column -> what it is
+    'kl_to_base': 'KL(policy || base) on the policy\'s own replies to the ID '
+                  'hands',
+    'kl': 'KL(policy || reference) on the training batches'}
 
 
 def figure(tables: Tables) -> dict[str, Any] | None:
-  """Lines {role, from_step, points {x, step, kl}, against {kl, y, ...}}."""
-  lines = [_line(tables, 'sft', None)]
-  lines += [_line(tables, 'rl', s) for s in statistics.starts(tables)]
+  """Lines {role, from_step, points {x, step, kl}, against {kl, step, ...}}."""
+  measured = any(r.get('kl_to_base') is not None for r in tables['evals'])
+  column = 'kl_to_base' if measured else 'kl'
+  lines = [_line(tables, 'sft', None, column)]
+  lines += [_line(tables, 'rl', start, column)
+            for start in statistics.starts(tables)]
   lines = [line for line in lines if line['points']]
   if not lines:
     return None
   sft = statistics.curve(statistics.rows_of(tables, 'sft'))
-  return {'title': 'KL(policy || reference), and OOD success against it',
+  return {'title': f'{SOURCES[column].split(" on ")[0]}, and OOD success '
+                   'against it',
           'note': f'{curves.count(sft)} for OOD success; bars: Wilson 95 % '
-                  'intervals. KL in nats per completion token on the '
-                  'training batches, meaned over seeds; it has no interval.',
+                  f'intervals. {SOURCES[column]}, in nats per token, meaned '
+                  'over seeds; it has no interval.',
           'lines': lines}
 
 
-def _line(tables, role, start):
+def _line(tables, role, start, column):
   """One run's KL by step (mean over seeds) and its evaluations by KL."""
+  rows = statistics.rows_of(tables, role, start)
+  logged = tables['metrics'] if column == 'kl' else [
+      r for r in rows if r['eval'] == 'id']
   by_step = {}
-  for row in tables['metrics']:
-    kl = row.get('kl')
+  for row in logged:
+    kl = row.get(column)
     if (row['role'] == role and row['from_step'] == start and
         row.get('step') is not None and isinstance(kl, int | float) and
         np.isfinite(kl)):
-      by_step.setdefault(row['step'], []).append(kl)
-  steps = np.array(sorted(by_step), int)
-  kl = np.array([np.mean(by_step[s]) for s in steps])
-  kept = np.unique(np.linspace(0, steps.size - 1, KEEP).astype(int)) if (
-      steps.size > KEEP) else np.arange(steps.size)
+      by_step.setdefault(int(row['step']), []).append(kl)
+  steps = sorted(by_step)
+  kl = {step: float(np.mean(by_step[step])) for step in steps}
+  kept = np.unique(np.linspace(0, len(steps) - 1, min(
+      KEEP, len(steps))).astype(int))
   against = []
-  for point in statistics.curve(statistics.rows_of(tables, role, start)):
-    before = np.searchsorted(steps, point['step'], side='right') - 1
+  for point in statistics.curve(rows):
+    before = [step for step in steps if step <= point['step']]
     # SFT starts at its reference, so its KL is 0 before anything is logged.
-    near = float(kl[before]) if before >= 0 else (
+    near = kl[before[-1]] if before else (
         0. if role == 'sft' and point['step'] == 0 else None)
-    if point['ood'] and near is not None:
+    if point['ood'] and near is not None and steps:
       against.append({'kl': near, 'step': point['step'], **point['ood']})
   return {'role': role, 'from_step': start,
-          'points': [{'x': int(steps[i]) + (start or 0),
-                      'step': int(steps[i]), 'kl': float(kl[i])}
-                     for i in kept],
+          'points': [{'x': steps[i] + (start or 0), 'step': steps[i],
+                      'kl': kl[steps[i]]} for i in kept],
           'against': against}

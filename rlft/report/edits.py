@@ -14,7 +14,6 @@ from jaxtyping import Float
 
 from rlft.ops import intervals
 from rlft.report import statistics
-from rlft.report.tables import Tables
 
 DISTANCES = ('distance_to_sft', 'distance_to_base')
 
@@ -45,12 +44,10 @@ class Draws(NamedTuple):
   hands: dict[str, int]
 
 
-def edits(tables: Tables, target: str = 'sft') -> dict[str, Edit]:
-  """The edits of checkpoints of one role, by label, in the study's order."""
+def edits(rows: list[dict]) -> dict[str, Edit]:
+  """The edits of one group of restoration rows, by label, in their order."""
   found = {}
-  for row in tables['restoration']:
-    if row['target'] != target:
-      continue
+  for row in rows:
     name, *words = row['edit'].split()
     options = {key if mark else '': value if mark else key
                for key, mark, value in (w.partition('=') for w in words)}
@@ -96,7 +93,8 @@ def base_end(found: dict[str, Edit]) -> Edit | None:
 def path(found: dict[str, Edit]) -> list[str]:
   """The interpolation control from the unedited checkpoint to the base."""
   steps = [(amount(e), e.label) for e in found.values()
-           if e.name == 'interpolate' and amount(e) is not None]
+           if e.name == 'interpolate' and set(e.options) == {''} and
+           amount(e) is not None]
   start = [(0., 'none')] if 'none' in found else []
   return [label for _, label in sorted(start + steps)]
 
@@ -149,9 +147,9 @@ def mirrored(drawn: Draws) -> Draws:
   return drawn._replace(means=flip(drawn.means), rates=flip(drawn.rates))
 
 
-def compare(tables: Tables, target: str = 'sft') -> list[dict]:
+def compare(given: list[dict]) -> list[dict]:
   """One row per edit: rates, distances, regain, loss, gain over the path."""
-  found = edits(tables, target)
+  found = edits(given)
   none = untouched(found)
   drawn = draw(found)
   along = path(found)
@@ -171,13 +169,13 @@ def compare(tables: Tables, target: str = 'sft') -> list[dict]:
   return rows
 
 
-def best(tables: Tables) -> dict | None:
+def best(rows: list[dict]) -> dict | None:
   """The edit furthest above the interpolation path at its own ID rate.
 
   The best of `tried` edits was picked on the same hands, so its interval is
   at 1 - 0.05 / tried (Bonferroni).
   """
-  found = edits(tables)
+  found = edits(rows)
   along, drawn = path(found), draw(found)
   if drawn is None or len(along) < 2:
     return None

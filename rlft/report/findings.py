@@ -31,8 +31,9 @@ def _forgetting(summary):
     return 'SFT was not run or has fewer than two OOD evaluations.'
   peak, last = sft['peak_ood_step'], sft['last_step']
   top, end = points_at[peak], points_at[last]
-  held = '' if not (top['id'] and end['id']) else (
-      f', while ID success goes from {percent(top["id"]["success"])} to '
+  begin = top if peak != last else points_at[min(points_at)]
+  held = '' if not (begin['id'] and end['id']) else (
+      f', while ID success goes from {percent(begin["id"]["success"])} to '
       f'{percent(end["id"]["success"])}')
   if peak == last:
     return (f'OOD success is highest at the last SFT step ({last}, '

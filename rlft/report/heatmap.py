@@ -3,7 +3,7 @@ from typing import Any
 
 import numpy as np
 
-from rlft.report import summary
+from rlft.report import statistics, summary
 from rlft.report.tables import Tables
 
 QUANTITIES = {  # name -> label, unit, scale, column, its null
@@ -16,7 +16,9 @@ QUANTITIES = {  # name -> label, unit, scale, column, its null
 def figure(tables: Tables) -> dict[str, Any] | None:
   """Comparisons with grids layers x modules: measured, null and excess."""
   comparisons = []
-  for label, rows in summary.rotation(tables).items():
+  names = {group: ', '.join(dict.fromkeys(r['comparison'] for r in rows))
+           for group, rows in statistics.groups(tables['rotation']).items()}
+  for group, rows in summary.rotation(tables).items():
     layers = sorted({r['layer'] for r in rows})
     modules = list(dict.fromkeys(r['module'] for r in rows))
     cell = {(r['layer'], r['module']): r for r in rows}
@@ -30,9 +32,9 @@ def figure(tables: Tables) -> dict[str, Any] | None:
           [None if None in pair else pair[0] - pair[1]
            for pair in zip(*lines, strict=True)]
           for lines in zip(measured, expected, strict=True)]}
-    comparisons.append({'label': label, 'layers': layers, 'modules': modules,
-                        'seeds': max(r['seeds'] for r in rows),
-                        'grids': grids})
+    comparisons.append({
+        'label': names[group], 'layers': layers, 'modules': modules,
+        'seeds': max(r['seeds'] for r in rows), 'grids': grids})
   if not comparisons:
     return None
   seeds = max(c['seeds'] for c in comparisons)

@@ -30,7 +30,7 @@ FIGURES = {
     'curves': curves, 'branches': branches, 'failures': failures,
     'divergence': divergence, 'heatmap': heatmap, 'profile': profile,
     'plane': plane, 'completions': completions, 'timing': timing}
-ROLES = ('base', 'sft', 'rl', 'rotation', 'restoration')
+ROLES = ('sft', 'rl', 'rotation', 'restoration')  # asked of every study
 
 
 def data(tables: Tables, about: dict[str, Any],
@@ -75,9 +75,10 @@ def embed(content: Any) -> str:
 
 
 def _stages(tables):
-  """What came of each role: counts by state; every role is listed."""
+  """What came of each role: counts by state."""
   found = []
-  for role in ROLES:
+  listed = [s['role'] for s in tables['stages'] if s['reads']]
+  for role in dict.fromkeys((*listed, *ROLES)):
     states = [s['state'] for s in tables['stages'] if s['role'] == role]
     found.append({'role': role, 'states': {
         state: states.count(state) for state in dict.fromkeys(states)} or

@@ -1,25 +1,47 @@
 """Figure: every edit of the weights in the plane of ID and OOD success."""
 from typing import Any
 
-from rlft.report import edits
+from rlft.report import curves, edits, statistics
 from rlft.report.tables import Tables
 
 
 def figure(tables: Tables) -> dict[str, Any] | None:
-  """Points (the rows of `edits.compare`) and the interpolation path."""
-  found = edits.edits(tables)
-  rows = edits.compare(tables)
-  if not rows:
+  """Groups of points (rows of `edits.compare`) with the interpolation path.
+
+  `marks` are checkpoints that bound the plane: where the edits lead to and
+  the OOD peak of SFT, as the SFT run measured them.
+  """
+  groups = []
+  for name, rows in statistics.groups(tables['restoration']).items():
+    found = edits.edits(rows)
+    end = edits.base_end(found)
+    groups.append({
+        'name': name, 'points': edits.compare(rows),
+        'label': ', '.join(dict.fromkeys(r['comparison'] for r in rows)),
+        'path': edits.path(found), 'base': end.label if end else None,
+        'marks': [] if end else _marks(tables, rows)})
+  if not groups:
     return None
-  end = edits.base_end(found)
-  sizes = sorted({r['ood']['n'] for r in rows})
-  seeds = max(r['ood']['seeds'] for r in rows)
+  points = [p for group in groups for p in group['points']]
+  sizes = sorted({p['ood']['n'] for p in points})
   hands = ' to '.join(str(n) for n in sorted({sizes[0], sizes[-1]}))
+  seeds = max(p['ood']['seeds'] for p in points)
   return {'title': 'Restoration: what each edit keeps of ID and regains of OOD',
           'note': f'n = {hands} hands per point and split, {seeds} '
                   f'seed{"s" * (seeds > 1)}; bars: Wilson 95 % intervals on '
                   'pooled counts; differences: 95 % paired bootstrap '
-                  'intervals over seeds and hands. Above the line beats '
-                  'plain interpolation at equal ID.',
-          'points': rows, 'path': edits.path(found),
-          'base': end.label if end else None}
+                  f'intervals over {curves.drawn(seeds)}. Above the line '
+                  'beats plain interpolation at equal ID.',
+          'groups': groups}
+
+
+def _marks(tables, rows):
+  """The checkpoint that the edits lead to, where all seeds share its step."""
+  names = {r['comparison'].split(' → ')[0] for r in rows}
+  role, _, step = min(names).rpartition('@')
+  if len(names) > 1 or role != 'sft' or not step.isdigit():
+    return []
+  return [{'label': 'base' if point['step'] == 0 else f'SFT {step}',
+           'id': point['id'], 'ood': point['ood']}
+          for point in statistics.curve(statistics.rows_of(tables, 'sft'))
+          if point['step'] == int(step) and point['id'] and point['ood']]

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 
+from rlft.report import statistics
 from rlft.report.tables import Tables
 
 BINS = 20  # equal shares of the directions, leading to trailing
@@ -10,8 +11,8 @@ BINS = 20  # equal shares of the directions, leading to trailing
 
 def figure(tables: Tables) -> dict[str, Any] | None:
   """Series {key, label, points {x, y, low, high}}; angles in degrees."""
-  rows = [r for r in tables['spectra'] if r['target'] == 'sft' and
-          {'cosine', 'cosine_null'} <= set(r)]
+  rows = [r for r in statistics.about(tables['spectra'], 'sft')
+          if {'cosine', 'cosine_null'} <= set(r)]
   series, counts = [], 0
   for key, label in (('cosine', 'measured'), ('cosine_null', 'null')):
     curves = [_binned(np.degrees(np.arccos(np.clip(np.abs(layer), 0, 1))))

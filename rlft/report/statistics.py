@@ -20,7 +20,7 @@ Solved = dict[int, Any]
 def seeds(tables: Tables) -> list[int]:
   """The seeds of the stages that train or edit."""
   return sorted({s['seed'] for s in tables['stages']
-                 if s['role'] in ('sft', 'rl', 'rotation', 'restoration')})
+                 if s['reads'] and s['role'] != 'base'})
 
 
 def of_seed(tables: Tables, seed: int) -> Tables:
@@ -34,6 +34,25 @@ def rows_of(tables: Tables, role: str,
   """Evaluations of one role, of one start if it is given."""
   return [r for r in tables['evals'] if r['role'] == role and
           (from_step is None or r['from_step'] == from_step)]
+
+
+def groups(rows: list[dict]) -> dict[str, list[dict]]:
+  """Rows of an analysis by what they are about; the change of SFT first.
+
+  A stage's role names its group: rotation, rotation_rl, restoration_peak, ...
+  """
+  found = {}
+  for row in sorted(rows, key=lambda r: r['target'] != 'sft'):
+    plain = row['role'] in ('rotation', 'restoration')
+    also = f' ({row["target"]})' if plain and row['target'] != 'sft' else ''
+    found.setdefault(row['role'] + also, []).append(row)
+  return found
+
+
+def about(rows: list[dict], target: str) -> list[dict]:
+  """The first group of an analysis about checkpoints of one role."""
+  return next((group for group in groups(rows).values()
+               if group[0]['target'] == target), [])
 
 
 def starts(tables: Tables) -> list[int]:

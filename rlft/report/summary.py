@@ -23,7 +23,8 @@ def build(tables: Tables, about: dict[str, Any]) -> dict[str, Any]:
       'model': about['model'],
       'seeds': seeds,
       **sections(tables),
-      'best_edit': edits.best(tables),
+      'best_edit': edits.best(
+          statistics.about(tables['restoration'], 'sft')),
       'claims': claims.table(tables),
       'wall_seconds': {s['name']: s['seconds'] for s in tables['stages']
                        if s['seconds'] is not None},
@@ -37,14 +38,18 @@ def build(tables: Tables, about: dict[str, Any]) -> dict[str, Any]:
 def sections(tables: Tables) -> dict[str, Any]:
   """What is measured: SFT, RL, rotation and restoration."""
   rotations = rotation(tables)
-  first = next(iter(rotations), None)
+  restorations = {name: edits.compare(rows) for name, rows in
+                  statistics.groups(tables['restoration']).items()}
   found = {
       'sft': sft(tables),
       'rl': [_from(tables, start) for start in statistics.starts(tables)],
-      'rotation': rotations.get(first, []),
-      'restoration': edits.compare(tables)}
+      'rotation': next(iter(rotations.values()), []),
+      'restoration': next(iter(restorations.values()), [])}
+  # More than one comparison: the change of SFT is above, all are here.
   if len(rotations) > 1:
-    found['rotation_by_comparison'] = rotations
+    found['rotation_by_group'] = rotations
+  if len(restorations) > 1:
+    found['restoration_by_group'] = restorations
   return found
 
 
@@ -64,14 +69,14 @@ def sft(tables: Tables) -> dict[str, Any]:
 
 
 def rotation(tables: Tables) -> dict[str, list[dict]]:
-  """Rows averaged over seeds, by comparison; the change of SFT comes first."""
-  groups = {}
-  for row in sorted(tables['rotation'], key=lambda r: r['target'] != 'sft'):
-    key = (row['layer'], row['module'])
-    groups.setdefault(row['comparison'], {}).setdefault(key, []).append(row)
-  return {
-      comparison: [_averaged(rows) for rows in cells.values()]
-      for comparison, cells in groups.items()}
+  """Rows averaged over seeds, by group; the change of SFT comes first."""
+  found = {}
+  for name, rows in statistics.groups(tables['rotation']).items():
+    cells = {}
+    for row in rows:
+      cells.setdefault((row['layer'], row['module']), []).append(row)
+    found[name] = [_averaged(same) for same in cells.values()]
+  return found
 
 
 def clean(value: Any) -> Any:

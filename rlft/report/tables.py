@@ -4,267 +4,200 @@ Every row of a stage carries `stage, role, seed, from_step`. A file that is
 missing leaves its rows out; a line or file that cannot be read is skipped and
 says so in the table `warnings`. The tables:
 
-  stages       name, role, seed, from_step, seconds, state, missing
+  stages       name, role, reads, seed, from_step, seconds, state
   evals        step, eval, n, success, outcomes, ..., solved (which hands)
   metrics      step, loss, kl, ...
   samples      step, eval, prompt, completion, reward, outcome
-  rotation     comparison, target, layer, module, angles and energies
-  spectra      comparison, target, module, arrays over layers x directions
-  restoration  edit, kind, control, target, id, ood, id_solved, ood_solved
+  rotation     target, comparison, layer, module, angles and energies
+  spectra      target, comparison, module, arrays over layers x directions
+  restoration  target, comparison, edit, kind, control, id, ood, id_solved, ...
   warnings     sentences
+
+`reads` says which table a stage fills: evals, rotation or restoration. The
+`target` of a comparison is the role of the checkpoint that it is about: `sft`,
+or `rl` where the later weights are those of an RL run.
 """
-import json
-import math
 import pathlib
 import zipfile
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+
+from rlft.report import files
 
 Tables = dict[str, list]
 
-EXPECTED = {  # the file that shows that a stage of this role was run
-    'base': 'evals.jsonl', 'sft': 'evals.jsonl', 'sft_mixed': 'evals.jsonl',
-    'rl': 'evals.jsonl', 'rotation': 'rotation.json',
-    'restoration': 'restoration.jsonl'}
+EXPECTED = {'evals': 'evals.jsonl', 'rotation': 'rotation.json',
+            'restoration': 'restoration.jsonl'}
+READS = {'sft': 'evals', 'sft_mixed': 'evals', 'rl': 'evals', 'base': 'evals'}
 
 
 def read(study_dir: pathlib.Path) -> Tables:
   """All tables of a study; ValueError if there is no such directory."""
   if not study_dir.is_dir():
     raise ValueError(f'{study_dir} is not a directory; give a study directory')
-  warnings = []
-  tables = {name: [] for name in (
-      'stages', 'evals', 'metrics', 'samples', 'rotation', 'spectra',
-      'restoration')}
-  for stage in _stages(study_dir, warnings):
-    tables['stages'].append(stage)
-    if stage['role'] not in EXPECTED:
-      continue
+  log = files.Log(study_dir, [])
+  tables = {'stages': _stages(log)} | {name: [] for name in (
+      'evals', 'metrics', 'samples', 'rotation', 'spectra', 'restoration')}
+  for stage in tables['stages']:
     run_dir = study_dir / stage['name']
-    tables['metrics'] += _tagged(
-        _jsonl(run_dir / 'metrics.jsonl', warnings), stage)
-    tables['evals'] += _evals(run_dir, stage, warnings)
-    tables['samples'] += _samples(run_dir, stage, warnings)
-    rows, spectra = _rotation(run_dir, stage, tables['stages'], warnings)
-    tables['rotation'] += rows
-    tables['spectra'] += spectra
-    tables['restoration'] += _restoration(
-        run_dir, stage, tables['stages'], warnings)
-  return tables | {'warnings': warnings}
+    if stage['reads'] == 'evals':
+      tables['metrics'] += _tagged(
+          files.lines(run_dir / 'metrics.jsonl', log), stage)
+      tables['evals'] += _evals(run_dir, stage, log)
+      tables['samples'] += _samples(run_dir, stage, log)
+    if stage['reads'] == 'rotation':
+      rows, spectra = _rotation(run_dir, stage, tables['stages'], log)
+      tables['rotation'] += rows
+      tables['spectra'] += spectra
+    if stage['reads'] == 'restoration':
+      tables['restoration'] += _restoration(
+          run_dir, stage, tables['stages'], log)
+  return tables | {'warnings': log.warnings}
 
 
-def about(study_dir: pathlib.Path) -> dict[str, Any]:
-  """The study's provenance: config, command, git and the model's size."""
-  warnings = []
-  config = _json(study_dir / 'config.json', warnings)
-  config = config if isinstance(config, dict) else None
-  found = {'name': None, 'parameters': None}
-  runs = sorted(study_dir.glob('*/config.json'))
-  for section in (config, *(_json(path, warnings) for path in runs)):
-    section = section if isinstance(section, dict) else {}
-    model = section.get('model')
-    model = model if isinstance(model, dict) else {'name': model}
-    name = model.get('preset') or model.get('name')
-    size = model.get('parameters', section.get('parameters'))
-    found['name'] = found['name'] or (str(name) if name else None)
-    found['parameters'] = found['parameters'] or (
-        int(size) if isinstance(size, int | float) else None)
-  if not found['parameters']:
-    warnings.append('the number of parameters is not recorded in config.json')
-  return {'config': config, 'command': _text(study_dir / 'command.txt'),
-          'git': _text(study_dir / 'git.txt'), 'model': found,
-          'warnings': warnings}
-
-
-def unpack(hexadecimal: str, n: int) -> Bool[np.ndarray, '_']:
-  """The first n bits of a packed bit string; ValueError if it is too short."""
-  bits = np.unpackbits(np.frombuffer(bytes.fromhex(hexadecimal), np.uint8))
-  if bits.size < n:
-    raise ValueError(f'{bits.size} bits for {n} hands')
-  return bits[:n].astype(bool)
-
-
-def _stages(study_dir, warnings):
+def _stages(log):
   """Stages in order, each with what came of it; duplicates are left out."""
-  listed = _json(study_dir / 'stages.json', warnings)
+  listed = files.document(log.root / 'stages.json', log)
   if listed is None:
-    warnings.append('stages.json is missing: no stage is shown')
+    log.warnings.append('stages.json is missing: no stage is shown')
+  listed = listed if isinstance(listed, list) else []
+  config = files.section(log.root / 'config.json', log)
+  planned = config.get('stages')
+  planned = planned if isinstance(planned, dict) else {}
+  names = {raw.get('name') for raw in listed if isinstance(raw, dict)}
+  ahead = [{'name': name, 'role': plan.get('role'), 'seed': plan.get('seed'),
+            'from_step': plan.get('from_step')}
+           for name in config.get('order') or planned
+           if name not in names and isinstance(plan := planned.get(name), dict)]
   stages, seen = [], set()
-  for raw in listed if isinstance(listed, list) else []:
+  for raw in (*listed, *ahead):
     if not (isinstance(raw, dict) and raw.get('name') and raw.get('role')):
-      warnings.append('stages.json: an entry without name or role is skipped')
+      log.warnings.append('stages.json: an entry without name or role')
       continue
+    name, start = raw['name'], raw.get('from_step')
     role = 'sft_mixed' if raw.get('variant') == 'mixed_rules' else raw['role']
-    stage = {'name': raw['name'], 'role': role,
-             'seed': int(raw.get('seed') or 0),
-             'from_step': raw.get('from_step'),
-             'seconds': _number(raw.get('seconds'))}
-    key = (role, stage['seed'], stage['from_step'])
-    if role in ('sft', 'sft_mixed', 'rl') and key in seen:
-      warnings.append(f'stage {stage["name"]} repeats another of its role, '
-                      'seed and start: it is not shown')
+    key = (role, int(raw.get('seed') or 0), start)
+    if role in READS and key in seen:
+      log.warnings.append(f'stage {name} repeats another of its role, seed '
+                          'and start: it is not shown')
       continue
-    if role == 'rl' and stage['from_step'] is None:
-      warnings.append(f'stage {stage["name"]} is RL without from_step: it '
-                      'cannot be placed among the starts and is not shown')
+    if role == 'rl' and start is None:
+      log.warnings.append(f'stage {name} is RL without from_step: it cannot '
+                          'be placed among the starts and is not shown')
       continue
     seen.add(key)
-    there = (study_dir / raw['name'] / EXPECTED.get(role, '')).exists()
-    stage['missing'] = role in EXPECTED and not there
-    stage['state'] = ('finished' if raw.get('finished') else
-                      'unfinished' if there else 'not run')
-    if raw.get('finished') and stage['missing'] and role != 'base':
-      warnings.append(f'stage {stage["name"]} is finished but has no '
-                      f'{EXPECTED[role]}')
-    stages.append(stage)
+    reads = _reads(role, name, planned)
+    expected = EXPECTED.get(reads)
+    there = expected and (log.root / name / expected).exists()
+    if raw.get('finished') and expected and not there and role != 'base':
+      log.warnings.append(f'stage {name} is finished but has no {expected}')
+    stages.append({
+        'name': name, 'role': role, 'reads': reads, 'seed': key[1],
+        'from_step': start, 'seconds': files.number(raw.get('seconds')),
+        'state': 'finished' if raw.get('finished') else
+                 'unfinished' if there else 'not run'})
   return stages
 
 
-def _evals(run_dir, stage, warnings):
+def _reads(role, name, planned):
+  """Which table a stage fills, None for one that fills none."""
+  if role in READS:
+    return READS[role]
+  try:
+    return planned[name]['config']['analysis']['name']
+  except (KeyError, TypeError):
+    return role if role in EXPECTED else None
+
+
+def _evals(run_dir, stage, log):
   path = run_dir / 'evals.jsonl'
   rows = {}  # a resumed run repeats evaluations: the last one counts
-  for raw in _jsonl(path, warnings):
-    n, success = _number(raw.get('n')), _number(raw.get('success'))
-    step = _number(raw.get('step'))
+  for raw in files.lines(path, log):
+    n, success, step = (
+        files.number(raw.get(key)) for key in ('n', 'success', 'step'))
     if None in (n, success, step) or n <= 0 or not 0 <= success <= 1:
-      warnings.append(f'{_name(path)}: a row without step, n and success '
-                      'in [0, 1] is skipped')
+      log.say(path, 'a row without step, n and success in [0, 1] is skipped')
       continue
-    raw |= {'n': int(n), 'step': int(step), 'solved': _solved(
-        raw.get('solved'), int(n), success, _name(path), warnings)}
+    what = f'{raw.get("eval")} at step {step}'
+    raw |= {'n': int(n), 'step': int(step), 'solved': files.hands(
+        raw.get('solved'), int(n), success, path, what, log)}
     rows[raw['step'], raw.get('eval')] = raw
   return _tagged(rows.values(), stage)
 
 
-def _samples(run_dir, stage, warnings):
+def _samples(run_dir, stage, log):
   return [row | {'step': int(path.stem)}
           for path in sorted((run_dir / 'samples').glob('*.jsonl'))
           if path.stem.isdigit()
-          for row in _tagged(_jsonl(path, warnings), stage)]
+          for row in _tagged(files.lines(path, log), stage)]
 
 
-def _rotation(run_dir, stage, stages, warnings):
-  """Rows and spectra of one comparison, named by what it compares."""
-  found = _json(run_dir / 'rotation.json', warnings)
-  if not isinstance(found, dict):
-    return [], []
-  before, after = (_checkpoint(found.get(end), stages)
-                   for end in ('before', 'after'))
-  tag = {'comparison': f'{before[1]} → {after[1]}', 'target': after[0]}
-  listed = [row for row in found.get('rows') or []
-            if isinstance(row, dict) and {'layer', 'module'} <= set(row)]
-  rows = [row | tag for row in _tagged(listed, stage)]
+def _rotation(run_dir, stage, stages, log):
+  """Rows and spectra of one comparison."""
+  found = files.section(run_dir / 'rotation.json', log)
+  tag = _compared(found, run_dir, stages, log)
+  rows = [row | tag for row in found.get('rows') or []
+          if isinstance(row, dict) and {'layer', 'module'} <= set(row)]
   spectra = []
   path = run_dir / 'rotation.npz'
   if path.exists():
     try:
       with path.open('rb') as file, np.load(file) as arrays:
-        for key in sorted({k.rpartition('/')[0] for k in arrays.files}):
-          spectra.append(tag | {'module': key} | {
+        for module in sorted({k.rpartition('/')[0] for k in arrays.files}):
+          spectra.append(tag | {'module': module} | {
               k.rpartition('/')[2]: arrays[k] for k in arrays.files
-              if k.rpartition('/')[0] == key})
+              if k.rpartition('/')[0] == module})
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-      warnings.append(f'{_name(path)} cannot be read: it is skipped')
-  return rows, _tagged(spectra, stage)
+      log.say(path, 'cannot be read: it is skipped')
+  return _tagged(rows, stage), _tagged(spectra, stage)
 
 
-def _restoration(run_dir, stage, stages, warnings):
+def _restoration(run_dir, stage, stages, log):
   path = run_dir / 'restoration.jsonl'
   rows = {}
-  for raw in _jsonl(path, warnings):
+  for raw in files.lines(path, log):
     label = raw.get('edit')
-    splits = [raw.get('id'), raw.get('ood')]
+    splits = {name: raw.get(name) for name in ('id', 'ood')}
     if not label or not all(
-        isinstance(split, dict) and _number(split.get('n')) and
-        _number(split.get('success')) is not None for split in splits):
-      warnings.append(f'{_name(path)}: a row without edit, id and ood is '
-                      'skipped')
+        isinstance(split, dict) and files.number(split.get('n')) and
+        files.number(split.get('success')) is not None
+        for split in splits.values()):
+      log.say(path, 'a row without edit, id and ood is skipped')
       continue
-    for name, split in zip(('id', 'ood'), splits, strict=True):
-      raw[f'{name}_solved'] = _solved(
-          raw.get(f'{name}_solved'), int(split['n']), split['success'],
-          f'{_name(path)}, {label}', warnings)
-    target, _ = _checkpoint(raw.get('after'), stages)
-    rows[label] = raw | {
+    for name, split in splits.items():
+      raw[f'{name}_solved'] = files.hands(
+          raw.get(f'{name}_solved'), int(split['n']), split['success'], path,
+          f'{label}, {name}', log)
+    rows[label] = raw | _compared(raw, run_dir, stages, log) | {
         'kind': raw.get('kind') or label.split()[0],
-        'control': bool(raw.get('control')), 'target': target}
+        'control': bool(raw.get('control'))}
   return _tagged(rows.values(), stage)
 
 
-def _checkpoint(name, stages):
+def _compared(found, run_dir, stages, log):
+  """What an analysis compares, from its run's config or its own file."""
+  named = files.section(run_dir / 'config.json', log).get('checkpoints')
+  named = named if isinstance(named, dict) else found
+  before, after = (
+      _checkpoint(named.get(end, default), stages) for end, default in (
+          ('before', 'base'), ('after', 'SFT end')))
+  return {'target': after[0], 'comparison': f'{before[1]} → {after[1]}'}
+
+
+def _checkpoint(name: Any, stages):
   """(role, 'role@step') of a `RUN_DIR@STEP`; sft if the study has no such run.
 
   A stage's name may contain slashes, so paths are compared from their ends.
   """
-  run, _, step = str(name or '').rpartition('@')
+  run, _, step = str(name).rpartition('@')
   match = [s for s in stages
            if run == s['name'] or run.endswith('/' + s['name'])]
-  role = match[-1]['role'] if match else 'sft'
-  shown = match[-1]['role'] if match else pathlib.PurePath(run).name
-  return role, f'{shown}@{step}' if step else str(name)
-
-
-def _solved(packed, n, success, where, warnings):
-  """The solved hands, or None with a warning if they cannot be right."""
-  if not packed:
-    return None
-  try:
-    bits = unpack(packed, n)
-  except (TypeError, ValueError):
-    bits = None
-  if bits is None or bits.sum() != round(success * n):
-    warnings.append(f'{where}: the solved hands disagree with n and success; '
-                    'paired differences leave them out')
-    return None
-  return bits
+  if match:
+    return match[-1]['role'], f'{match[-1]["role"]}@{step}'
+  return 'sft', pathlib.PurePath(str(name)).name
 
 
 def _tagged(rows, stage):
-  tag = {'stage': stage['name'], 'role': stage['role'], 'seed': stage['seed'],
-         'from_step': stage['from_step']}
-  return [row | tag for row in rows]
-
-
-def _jsonl(path, warnings):
-  """The objects of a file with one per line."""
-  rows = []
-  for number, line in enumerate(_text(path).split('\n'), start=1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-    except ValueError:
-      row = None
-    if isinstance(row, dict):
-      rows.append(row)
-    else:
-      warnings.append(f'{_name(path)}: line {number} is not a JSON object '
-                      '(truncated?): it is skipped')
-  return rows
-
-
-def _json(path, warnings):
-  text = _text(path)
-  if not text:
-    return None
-  try:
-    return json.loads(text)
-  except ValueError:
-    warnings.append(f'{_name(path)} is not JSON (truncated?): it is skipped')
-    return None
-
-
-def _text(path):
-  return path.read_text(errors='replace') if path.is_file() else ''
-
-
-def _name(path):
-  return f'{path.parent.name}/{path.name}'
-
-
-def _number(value):
-  """The value if it is a finite number, else None."""
-  good = isinstance(value, int | float) and not isinstance(value, bool)
-  return value if good and math.isfinite(value) else None
+  tag = {key: stage[key] for key in ('role', 'seed', 'from_step')}
+  return [row | tag | {'stage': stage['name']} for row in rows]

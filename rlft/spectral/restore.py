@@ -20,10 +20,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from rlft.spectral import nulls, svd
 
 Factors = svd.SVD | Float[Array, '*L M N']
+Range = tuple[svd.Fraction, svd.Fraction]  # of the depth: low, high
 
 
 def values(
-    after: Factors, before: Factors, *, top: float = 1.0, tail: float = 0.0,
+    after: Factors, before: Factors, *, top: svd.Fraction = 1.0,
+    tail: svd.Fraction = 0.0,
 ) -> Float[Array, '*L M N']:
   """u_after diag(s_before) vt_after, at the leading and trailing values."""
   after, before = _factors(after), _factors(before)
@@ -32,7 +34,8 @@ def values(
 
 
 def vectors(
-    after: Factors, before: Factors, *, top: float = 0.2, tail: float = 0.0,
+    after: Factors, before: Factors, *, top: svd.Fraction = 0.2,
+    tail: svd.Fraction = 0.0,
     polar: bool = True,
 ) -> Float[Array, '*L M N']:
   """[u_before top, u_after, u_before tail] diag(s_after) [vt likewise].
@@ -47,7 +50,8 @@ def vectors(
 
 
 def triplets(
-    after: Factors, before: Factors, *, top: float = 0.2, tail: float = 0.0,
+    after: Factors, before: Factors, *, top: svd.Fraction = 0.2,
+    tail: svd.Fraction = 0.0,
     polar: bool = True,
 ) -> Float[Array, '*L M N']:
   """Directions and their values; all of them (top=1) is `before` itself."""
@@ -56,7 +60,8 @@ def triplets(
 
 
 def low_rank(
-    after: Float[Array, '*L M N'], update: Factors, *, top: float = 0.2,
+    after: Float[Array, '*L M N'], update: Factors, *,
+    top: svd.Fraction = 0.2,
 ) -> Float[Array, '*L M N']:
   """Removes the leading directions of the update after - before."""
   update = _factors(update)
@@ -68,7 +73,7 @@ def low_rank(
 @jax.jit
 def interpolate(
     after: Float[Array, '*L M N'], before: Float[Array, '*L M N'], *,
-    amount: float | Float[Array, ''],
+    amount: svd.Fraction | Float[Array, ''],
 ) -> Float[Array, '*L M N']:
   """(1 - amount) after + amount before."""
   return after + amount * (before - after)
@@ -77,7 +82,7 @@ def interpolate(
 @jax.jit
 def noise(
     key: Key[Array, ''], after: Float[Array, '*L M N'],
-    before: Float[Array, '*L M N'], *, amount: float | Float[Array, ''],
+    before: Float[Array, '*L M N'], *, amount: svd.Fraction | Float[Array, ''],
 ) -> Float[Array, '*L M N']:
   """A random step, matrix by matrix as long as interpolation's is."""
   return after + amount * nulls.norm_matched(key, before - after)
@@ -85,7 +90,7 @@ def noise(
 
 def revert(
     after: Float[Array, 'L M N'], before: Float[Array, 'L M N'], *,
-    layers: tuple[float, float] = (0.0, 1.0),
+    layers: Range = (0.0, 1.0),
 ) -> Float[Array, 'L M N']:
   """The weights of `before` in a range of layers (fractions of the depth)."""
   return within(after, before, layers=layers)
@@ -93,7 +98,7 @@ def revert(
 
 def within(
     after: Float[Array, 'L M N'], edited: Float[Array, 'L M N'], *,
-    layers: tuple[float, float],
+    layers: Range,
 ) -> Float[Array, 'L M N']:
   """`edited` in a range of layers, `after` elsewhere."""
   start, stop = layer_range(layers, after.shape[0])
@@ -110,7 +115,7 @@ def _within(
   return jnp.where(jnp.broadcast_to(inside, after.shape), edited, after)
 
 
-def layer_range(layers: tuple[float, float], depth: int) -> tuple[int, int]:
+def layer_range(layers: Range, depth: int) -> tuple[int, int]:
   """Layers l with low <= l / depth < high, so that ranges never overlap."""
   low, high = layers
   if not 0 <= low < high <= 1:
@@ -129,7 +134,9 @@ def _factors(x: Factors) -> svd.SVD:
   return x if isinstance(x, svd.SVD) else svd.decompose(x)
 
 
-def _counts(factors: svd.SVD, top: float, tail: float) -> tuple[int, int]:
+def _counts(
+    factors: svd.SVD, top: svd.Fraction, tail: svd.Fraction,
+) -> tuple[int, int]:
   rank = factors.s.shape[-1]
   if top + tail > 1 + 1e-6:
     raise ValueError(

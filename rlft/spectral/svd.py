@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Fraction = float | int  # of the directions, or of the depth: 0 to 1
+
 
 class SVD(NamedTuple):
   """Singular triplets, descending; each u_i, vt_i is defined up to one sign."""
@@ -75,7 +77,7 @@ def polar_factor(x: Float[Array, '*L M K']) -> Float[Array, '*L M K']:
   return jnp.matmul(u, vt, precision='highest')
 
 
-def count(fraction: float, rank: int) -> int:
+def count(fraction: Fraction, rank: int) -> int:
   """How many of `rank` directions a fraction (0 to 1) is, by rounding."""
   if not 0 <= fraction <= 1:
     raise ValueError(f'{fraction} is not a fraction of directions (0 to 1)')

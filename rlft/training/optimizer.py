@@ -9,6 +9,8 @@ import optax
 def constant(learning_rate: float, warmup_steps: int, num_steps: int):
   """Linear warm-up, then constant."""
   del num_steps
+  if not warmup_steps:  # optax reads this as a warm-up that never ends
+    return optax.constant_schedule(learning_rate)
   return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
 
 
@@ -21,7 +23,9 @@ def cosine(learning_rate: float, warmup_steps: int, num_steps: int):
 def log_warmup(learning_rate: float, warmup_steps: int, num_steps: int):
   """learning_rate * ln t / ln warmup, then constant (arXiv 2508.16546)."""
   del num_steps
-  span = jnp.log(max(warmup_steps, 2))
+  if warmup_steps < 2:
+    return optax.constant_schedule(learning_rate)
+  span = jnp.log(warmup_steps)
 
   def schedule(count):
     share = jnp.log(jnp.maximum(count + 1, 1)) / span

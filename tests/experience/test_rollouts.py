@@ -15,32 +15,32 @@ from tests import tiny
 WORDS = tiny.words()
 GAME = envs.bind(
     'general_points', text='compact', mode='corrected', split='train')
-PROMPTS, GROUP, TRIES, SCALE = 3, 2, 2, 0.5
-SEED = 2  # of a rollout in which the policy writes a pad and a begin token
-TEMPERATURE = 3.0  # near uniform, so special words are sampled as well
-PARAMS = {**tiny.initialised(), 'critic': tiny.noised(
-    policy.make_critic(tiny.initialised()['policy']), 0.1)}
-
-
+SECTION = dict(tiny.ROLLOUTS)  # near uniform, so special words are sampled too
+PROMPTS, GROUP = SECTION['prompts'], SECTION['group']
+SEED = 0  # of a rollout in which the policy writes a pad and a begin token
 SCORE = functools.partial(
-    policy.forward, tiny.model(), temperature=TEMPERATURE)
+    policy.forward, tiny.model(), temperature=SECTION['temperature'])
 
 
 @functools.cache
-def source():
+def params():
+  critic = policy.make_critic(tiny.initialised()['policy'])
+  return {**tiny.initialised(), 'critic': tiny.noised(critic, 0.1)}
+
+
+def source(**changes):
   return rollouts.make(
-      GAME, tokenizer=WORDS, model=tiny.model(), forward=SCORE,
-      advantages=ppo.advantages, ref_params=tiny.initialised(),
-      prompts=PROMPTS, group=GROUP, tries=TRIES, temperature=TEMPERATURE,
-      length=80, reward_scale=SCALE)
+      GAME, tokenizer=WORDS, model=tiny.model(), advantages=ppo.advantages,
+      ref_params=tiny.initialised(), **(SECTION | changes))
 
 
 @functools.cache
 def drawn(seed=SEED, policy_seed=0):
-  params = {**PARAMS, **tiny.initialised(policy_seed)}
-  state, experience, metrics = source().next(
-      source().init(), params, {}, jax.random.key(seed))
-  assert state == source().init()
+  played = source()
+  state, experience, metrics = played.next(
+      played.init(), {**params(), **tiny.initialised(policy_seed)}, {},
+      jax.random.key(seed))
+  assert state == played.init()
   return jax.device_get(experience), metrics
 
 
@@ -55,9 +55,9 @@ def test_shapes_are_those_of_the_config():
 
 def test_completions_of_one_prompt_share_its_id():
   rollout = drawn()[0].rollout
-  assert rollout.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2]
+  assert rollout.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
   prompts = [tuple(row[:16]) for row in rollout.tokens]
-  assert [prompts.index(p) for p in prompts] == [0, 0, 2, 2, 4, 4]
+  assert [prompts.index(p) for p in prompts] == [0, 0, 2, 2, 4, 4, 6, 6]
   assert (rollout.tokens[0] != rollout.tokens[1]).any()  # yet differ
 
 
@@ -86,7 +86,7 @@ def test_rewards_stand_on_the_last_token_of_a_turn_and_sum_to_what_was_paid():
   for rewards, turns in zip(rollout.rewards, rollout.turn_ids, strict=True):
     last = {np.flatnonzero(turns == k)[-1] for k in (0, 1)}
     assert set(np.flatnonzero(rewards)) == last
-  total = rollout.rewards.sum(1).mean() / SCALE  # the metric is not scaled
+  total = rollout.rewards.sum(1).mean() / SECTION['reward_scale']  # the metric is not scaled
   assert metrics['reward'] == pytest.approx(total) and total < 0
 
 
@@ -119,7 +119,7 @@ def test_a_policy_has_no_gap_to_itself_and_one_to_another():
 
 
 def test_a_rollout_is_a_function_of_the_key():
-  again = source().next(0, PARAMS, {}, jax.random.key(SEED))[1]
+  again = source().next(0, params(), {}, jax.random.key(SEED))[1]
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(again), drawn()[0])
   assert (drawn(seed=SEED + 1)[0].tokens != again.tokens).any()
 
@@ -129,7 +129,8 @@ def episode(prompt, completion):
   return episodes.Episode(
       task=Task('', None), tokens=prompt + completion,
       mask=[False] * n + [True] * m, turn_ids=[-1] * n + [0] * m,
-      rewards=[0.0] * (n + m - 1) + [5.0], log_probs=[0.0] * n + [-0.5] * m, completions=[], turns=[])
+      rewards=[0.0] * (n + m - 1) + [5.0],
+      log_probs=[0.0] * n + [-0.5] * m, completions=[], turns=[])
 
 
 def test_arrays_by_hand():
@@ -149,7 +150,4 @@ def test_a_row_that_is_too_short_is_refused():
 
 def test_a_temperature_of_zero_explores_nothing():
   with pytest.raises(ValueError, match='temperature 0'):
-    rollouts.make(
-        GAME, tokenizer=WORDS, model=tiny.model(), forward=SCORE,
-        advantages=ppo.advantages, ref_params=PARAMS, prompts=2,
-        temperature=0.0)
+    source(temperature=0.0)

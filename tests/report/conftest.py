@@ -179,7 +179,12 @@ def write_study(path, *, seeds=(0, 1), count=200, sft=(ID, OOD), edits=EDITS,
           for s in steps], start, reward=1., advantage_entropy=2.)
     write_rotation(stage('rotation', seed, seconds=6.), rng,
                    f'{path}/sft_{seed}@0', f'{path}/sft_{seed}@600')
-    write_restoration(stage('restoration', seed, 600, 21.), hands, edits)
+    run_dir = stage('restoration', seed, 600, 21.)
+    write_restoration(run_dir, hands, edits)
+    write_json(run_dir / 'config.json', {
+        'analysis': {'name': 'restoration'}, 'checkpoints': {
+            'before': f'{path}/sft_{seed}@0',
+            'after': f'{path}/sft_{seed}@600'}})
   stages.append({'name': 'report', 'role': 'report', 'seed': None,
                  'from_step': None, 'seconds': None, 'finished': False})
   write_json(path / 'stages.json', stages)

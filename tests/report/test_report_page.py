@@ -182,6 +182,50 @@ def test_kl_is_that_of_the_evaluated_step(written):
   assert at[10] == by_step[0]  # the last logged step before it
 
 
+def test_kl_to_the_base_is_preferred(study):
+  for path in study.glob('*/evals.jsonl'):
+    rows = [json.loads(x) for x in path.read_text().split('\n') if x]
+    path.write_text(''.join(json.dumps(r | {
+        'kl_to_base': r['step'] + (r['eval'] == 'ood')}) + '\n'
+        for r in rows))
+  found = figure(study, 'divergence')
+  sft = found['lines'][0]
+  assert 'KL(policy || base)' in found['title']
+  assert [p['kl'] for p in sft['points']] == [p['x'] for p in sft['points']]
+  assert {p['kl'] for p in found['lines'][1]['against']} == {0, 20, 40, 60}
+
+
+def test_each_restoration_has_its_own_plane(study):
+  stages = json.loads((study / 'stages.json').read_text())
+  for stage in stages:
+    if stage['name'] == 'restoration_1_600':
+      stage['role'] = 'impose_sft_on_rl'
+      (study / stage['name'] / 'config.json').write_text(json.dumps({
+          'analysis': {'name': 'restoration'}, 'checkpoints': {
+              'before': f'{study}/sft_1@200', 'after': 'rl_1_200@60'}}))
+  (study / 'stages.json').write_text(json.dumps(stages))
+  (study / 'config.json').write_text(json.dumps({'stages': {
+      'restoration_1_600': {'config': {'analysis': {
+          'name': 'restoration'}}}}}))
+  report.write(study)
+  main, other = figure(study, 'plane')['groups']
+  assert main['points'][0]['ood']['n'] == other['points'][0]['ood']['n'] == 200
+  assert other['label'] == 'sft@200 → rl@60'
+  summary = json.loads((study / 'summary.json').read_text())
+  assert set(summary['restoration_by_group']) == {
+      'restoration', 'impose_sft_on_rl'}
+  assert summary['claims'][18]['verdict'] != 'not tested'
+
+
+def test_the_checkpoint_that_edits_lead_to_is_marked(study):
+  for path in study.glob('restoration*/restoration.jsonl'):
+    path.write_text('\n'.join(
+        line for line in path.read_text().split('\n')
+        if 'interpolate 1.0' not in line))
+  marks = figure(study, 'plane')['groups'][0]['marks']
+  assert [(m['label'], m['ood']['success']) for m in marks] == [('base', .16)]
+
+
 def test_excess_is_measured_minus_null(written):
   found = figure(written, 'heatmap')
   grids = found['comparisons'][0]['grids']['angle']

@@ -118,7 +118,7 @@ def test_edits_are_matched_by_label_and_compared_with_none():
           edit_row('vectors top=0.2', .7, .2, 3., seed=1),
           edit_row('interpolate 0.5', .7, .3, 2., True),
           edit_row('interpolate 0.5', .5, .3, 3., True, seed=1)]
-  found = {r['edit']: r for r in edits.compare({'restoration': rows})}
+  found = {r['edit']: r for r in edits.compare(rows)}
   edit = found['vectors top=0.2']
   assert (edit['id']['n'], edit['id']['success']) == (200, .75)
   assert edit['distance_to_base'] == 2.5
@@ -132,8 +132,10 @@ def test_edits_are_matched_by_label_and_compared_with_none():
 def test_the_path_is_ordered_and_ends_at_the_base():
   rows = [edit_row('interpolate 1.0', .5, .5, 0., True),
           edit_row('interpolate 0.25', .8, .2, 3., True),
+          edit_row('interpolate 0.5 layers=0:0.25', .8, .2, 3., True),
+          edit_row('interpolate distance=2.0', .8, .2, 3., True),
           edit_row('none', .9, .1, 4., True)]
-  found = edits.edits({'restoration': rows})
+  found = edits.edits(rows)
   assert edits.path(found) == ['none', 'interpolate 0.25', 'interpolate 1.0']
   assert edits.base_end(found).label == 'interpolate 1.0'
 
@@ -142,7 +144,7 @@ def test_labels_are_parsed():
   rows = [edit_row('revert layers=0.25:0.5', .9, .1, 1.),
           edit_row('vectors top=0.2 raw', .9, .1, 1.),
           edit_row('noise 0.25', .9, .1, 1.)]
-  revert, vectors, noise = edits.edits({'restoration': rows}).values()
+  revert, vectors, noise = edits.edits(rows).values()
   assert edits.layers(revert) == (.25, .5) and edits.layers(noise) is None
   assert vectors.options == {'top': '0.2', '': 'raw'}
   assert edits.amount(vectors, 'top') == .2

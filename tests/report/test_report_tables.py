@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from rlft.report import tables
+from rlft.report import files, tables
 
 
 def test_every_table_is_read(study):
@@ -22,9 +22,9 @@ def test_every_table_is_read(study):
 def test_solved_hands_are_unpacked_in_order():
   bits = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1, 1], bool)
   np.testing.assert_array_equal(
-      tables.unpack(np.packbits(bits).tobytes().hex(), 10), bits)
+      files.unpack(np.packbits(bits).tobytes().hex(), 10), bits)
   with pytest.raises(ValueError, match='8 bits for 9 hands'):
-    tables.unpack('ff', 9)
+    files.unpack('ff', 9)
 
 
 def test_a_truncated_line_is_skipped_and_said(study):
@@ -83,6 +83,18 @@ def test_stages_say_what_came_of_them(study):
       'stage rotation_0 is finished but has no rotation.json']
 
 
+def test_planned_stages_are_not_run_until_they_are(study):
+  config = json.loads((study / 'config.json').read_text())
+  (study / 'config.json').write_text(json.dumps(config | {
+      'order': ['sft_0', 'rl_0_500'], 'stages': {
+          'sft_0': {'role': 'sft', 'seed': 0, 'config': {}},
+          'rl_0_500': {'role': 'rl', 'seed': 0, 'from_step': 500}}}))
+  stages = tables.read(study)['stages']
+  assert [s['name'] for s in stages].count('sft_0') == 1
+  assert stages[-1]['name'] == 'rl_0_500'
+  assert stages[-1]['state'] == 'not run' and stages[-1]['seconds'] is None
+
+
 def test_a_repeated_or_unplaced_stage_is_left_out(study):
   stages = json.loads((study / 'stages.json').read_text())
   twin = next(s for s in stages if s['name'] == 'sft_0') | {'name': 'sft_x'}
@@ -109,18 +121,46 @@ def test_a_broken_array_file_is_skipped(study):
   found = tables.read(study)
   assert {r['seed'] for r in found['spectra']} == {1}
   assert found['warnings'] == [
-      'rotation_0/rotation.npz cannot be read: it is skipped']
+      'rotation_0/rotation.npz: cannot be read: it is skipped']
 
 
-def test_the_model_and_its_size_are_found(study):
-  assert tables.about(study)['model'] == {
-      'name': 'transformer', 'parameters': 870_000}
-  (study / 'config.json').write_text('{"seeds": [0]}')
-  (study / 'sft_0' / 'config.json').write_text(
-      '{"model": {"preset": "tiny", "name": "transformer"}}')
-  found = tables.about(study)
-  assert found['model'] == {'name': 'tiny', 'parameters': None}
-  assert 'number of parameters' in found['warnings'][0]
+def test_an_analysis_says_in_its_config_what_it_compares(study):
+  (study / 'rotation_1' / 'config.json').write_text(json.dumps({
+      'checkpoints': {'before': '/elsewhere/rl_1_50@0',
+                      'after': f'{study}/rl_1_50@60'}}))
+  path = study / 'rotation_1' / 'rotation.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {
+      'before': 'before', 'after': 'after'}))
+  found = tables.read(study)['rotation']
+  assert {(r['seed'], r['comparison'], r['target']) for r in found} == {
+      (0, 'sft@0 → sft@600', 'sft'), (1, 'rl@0 → rl@60', 'rl')}
+
+
+def test_an_unnamed_restoration_is_one_of_sft(study):
+  (study / 'restoration_0_600' / 'config.json').unlink()
+  found = tables.read(study)['restoration']
+  assert {(r['seed'], r['comparison'], r['target']) for r in found} == {
+      (0, 'base → SFT end', 'sft'), (1, 'sft@0 → sft@600', 'sft')}
+
+
+def test_stages_may_lie_deeper_and_have_roles_of_their_own(study):
+  (study / 'seed0').mkdir()
+  (study / 'restoration_0_600').rename(study / 'seed0' / 'peak')
+  stages = json.loads((study / 'stages.json').read_text())
+  for stage in stages:
+    if stage['name'] == 'restoration_0_600':
+      stage |= {'name': 'seed0/peak', 'role': 'restoration_peak'}
+  (study / 'stages.json').write_text(json.dumps(stages))
+  config = json.loads((study / 'config.json').read_text())
+  (study / 'config.json').write_text(json.dumps(config | {'stages': {
+      'seed0/peak': {'config': {'analysis': {'name': 'restoration'}}}}}))
+  path = study / 'seed0' / 'peak' / 'restoration.jsonl'
+  path.write_text(path.read_text() + '{"cut')
+  found = tables.read(study)
+  assert {(r['role'], r['seed']) for r in found['restoration']} == {
+      ('restoration_peak', 0), ('restoration', 1)}
+  assert found['warnings'][0].startswith(
+      'seed0/peak/restoration.jsonl: line 19')
 
 
 def test_no_directory_is_an_error(tmp_path):

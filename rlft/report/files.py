@@ -1,0 +1,92 @@
+"""Reads the files of a run, whatever state they are in.
+
+A missing file is empty. What cannot be read is skipped, and `Log` keeps a
+sentence about it that the page shows.
+"""
+import json
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+
+class Log(NamedTuple):
+  """Where the study is and what was wrong with its files."""
+  root: pathlib.Path
+  warnings: list[str]
+
+  def say(self, path: pathlib.Path, what: str) -> None:
+    self.warnings.append(f'{path.relative_to(self.root)}: {what}')
+
+
+def text(path: pathlib.Path) -> str:
+  """The text of a file, '' if there is none."""
+  return path.read_text(errors='replace') if path.is_file() else ''
+
+
+def document(path: pathlib.Path, log: Log) -> Any:
+  """The JSON value of a file, None if there is none to be had."""
+  found = text(path)
+  if not found:
+    return None
+  try:
+    return json.loads(found)
+  except ValueError:
+    log.say(path, 'not JSON (truncated?): it is skipped')
+    return None
+
+
+def section(path: pathlib.Path, log: Log) -> dict:
+  """The JSON object of a file, {} if there is none to be had."""
+  found = document(path, log)
+  return found if isinstance(found, dict) else {}
+
+
+def lines(path: pathlib.Path, log: Log) -> list[dict]:
+  """The objects of a file with one per line."""
+  rows = []
+  for number, line in enumerate(text(path).split('\n'), start=1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except ValueError:
+      row = None
+    if isinstance(row, dict):
+      rows.append(row)
+    else:
+      log.say(path, f'line {number} is not a JSON object (truncated?): it is '
+              'skipped')
+  return rows
+
+
+def number(value: Any) -> int | float | None:
+  """The value if it is a finite number, else None."""
+  good = isinstance(value, int | float) and not isinstance(value, bool)
+  return value if good and math.isfinite(value) else None
+
+
+def unpack(hexadecimal: str, n: int) -> Bool[np.ndarray, '_']:
+  """The first n bits of a packed bit string; ValueError if it is too short."""
+  bits = np.unpackbits(np.frombuffer(bytes.fromhex(hexadecimal), np.uint8))
+  if bits.size < n:
+    raise ValueError(f'{bits.size} bits for {n} hands')
+  return bits[:n].astype(bool)
+
+
+def hands(packed: Any, n: int, success: float, path: pathlib.Path, what: str,
+          log: Log) -> Bool[np.ndarray, '_'] | None:
+  """The solved hands, or None with a warning if they cannot be right."""
+  if not packed:
+    return None
+  try:
+    bits = unpack(packed, n)
+  except (TypeError, ValueError):
+    bits = None
+  if bits is None or bits.sum() != round(success * n):
+    log.say(path, f'the solved hands of {what} disagree with its n and '
+            'success; paired differences leave them out')
+    return None
+  return bits

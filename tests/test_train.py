@@ -1,0 +1,278 @@
+"""The loop: a run that was stopped ends as one that was not, to the bit."""
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft import train
+from rlft.training import checkpoint, metrics
+from rlft.types import Source
+from tests import tiny
+
+CONFIGS = {'sft': tiny.sft_config, 'rl': tiny.rl_config}
+MACHINE = ('second', 'compilations')  # in names of what the machine decides
+
+
+@functools.cache
+def built(kind):
+  """A job, compiled once; its state is donated, so hand out copies."""
+  return train.build(CONFIGS[kind]())
+
+
+def job_of(kind, **changes):
+  job = built(kind)
+  return job._replace(**{'state': jax.tree.map(jnp.copy, job.state)} | changes)
+
+
+def run(kind, run_dir, job=None):
+  with pytest.MonkeyPatch.context() as patch:
+    if job is not None:
+      patch.setattr(train, 'build', lambda config: job)
+    return train.run(CONFIGS[kind](), run_dir)
+
+
+def bits(state):
+  return [np.asarray(jax.random.key_data(x) if jnp.issubdtype(
+      x.dtype, jax.dtypes.prng_key) else x).tobytes()
+      for x in jax.tree.leaves(state)]
+
+
+def rows_of(run_dir):
+  """Everything that a run logged, less what only its machine explains."""
+  def plain(name):
+    return [{k: v for k, v in row.items() if not any(m in k for m in MACHINE)}
+            for row in metrics.read(run_dir / name)]
+
+  samples = {p.name: p.read_text()
+             for p in sorted((run_dir / 'samples').iterdir())}
+  return plain('metrics.jsonl'), plain('evals.jsonl'), samples
+
+
+@pytest.fixture(scope='module', params=['sft', 'rl'])
+def whole(request, tmp_path_factory):
+  """(kind, directory, last state) of a run that nobody interrupted."""
+  run_dir = tmp_path_factory.mktemp(request.param)
+  return request.param, run_dir, run(
+      request.param, run_dir, job_of(request.param))
+
+
+def stopping_source(kind, call):
+  """The source, which raises at its call-th call."""
+  source = built(kind).source
+  calls = []
+
+  def next_batch(*args):
+    calls.append(1)
+    if len(calls) == call:
+      raise KeyboardInterrupt
+    return source.next(*args)
+
+  return Source(source.init, next_batch)
+
+
+def stopping_evaluations(kind, call):
+  """The evaluations, of which the last raises at its call-th call."""
+  *first, last = built(kind).evaluations
+  calls = []
+
+  def score(params):
+    calls.append(1)
+    if len(calls) == call:
+      raise KeyboardInterrupt
+    return last.run(params)
+
+  return [*first, last._replace(run=score)]
+
+
+def test_a_run_logs_every_step_once(whole):
+  kind, run_dir, state = whole
+  logged, evals, samples = rows_of(run_dir)
+  names = [e.name for e in built(kind).evaluations]
+  assert [row['step'] for row in logged] == [1, 2, 3, 4]
+  assert [(row['step'], row['eval']) for row in evals] == [
+      (step, name) for step in (0, 2, 4) for name in names]
+  assert list(samples) == ['000000.jsonl', '000002.jsonl', '000004.jsonl']
+  assert checkpoint.steps(run_dir) == [0, 2, 4]
+  assert int(state.step) == 4
+  assert all(np.isfinite(v) for row in logged for v in row.values())
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(whole, tmp_path):
+  """Stopped in its fourth step; taken up again by a job built afresh."""
+  kind, run_dir, state = whole
+  with pytest.raises(KeyboardInterrupt):
+    run(kind, tmp_path, job_of(kind, source=stopping_source(kind, 4)))
+  assert checkpoint.steps(tmp_path) == [0, 2]
+  for name in ('metrics.jsonl', 'evals.jsonl'):  # and its last line was torn
+    with (tmp_path / name).open('a') as file:
+      file.write('{"step": 4, "lo')
+  again = run(kind, tmp_path)
+  assert bits(again) == bits(state)
+  assert rows_of(tmp_path) == rows_of(run_dir)
+  for step in (0, 2, 4):
+    assert bits(checkpoint.load_params(f'{tmp_path}@{step}')) == bits(
+        checkpoint.load_params(f'{run_dir}@{step}'))
+
+
+@pytest.mark.parametrize('call, left', [(1, []), (2, [0])])
+def test_a_run_stopped_while_it_evaluates_does_so_again(whole, tmp_path, call,
+                                                        left):
+  """Between the evaluations of step 0, and of step 2, which is not saved."""
+  kind, run_dir, state = whole
+  with pytest.raises(KeyboardInterrupt):
+    run(kind, tmp_path,
+        job_of(kind, evaluations=stopping_evaluations(kind, call)))
+  assert checkpoint.steps(tmp_path) == left
+  assert bits(run(kind, tmp_path, job_of(kind))) == bits(state)
+  assert rows_of(tmp_path) == rows_of(run_dir)
+
+
+def test_a_finished_run_has_nothing_left_to_do(whole, tmp_path):
+  kind, run_dir, state = whole
+  before = rows_of(run_dir), (run_dir / 'metrics.jsonl').read_bytes()
+  idle = job_of(kind, source=stopping_source(kind, 1),
+                evaluations=stopping_evaluations(kind, 1))
+  assert bits(run(kind, run_dir, idle)) == bits(state)
+  assert (rows_of(run_dir), (run_dir / 'metrics.jsonl').read_bytes()) == before
+
+
+def test_nothing_is_compiled_after_the_first_steps(whole):
+  _, run_dir, _ = whole
+  counts = [row['compilations'] for row in metrics.read(
+      run_dir / 'metrics.jsonl')]
+  assert counts[0] > 0 and counts[1:] == [counts[1]] * 3
+
+
+def test_sft_learns_its_demonstrations():
+  job = job_of('sft')
+  state, losses = job.state, []
+  for step in range(25):
+    _, batch, _ = job.source.next(0, None, {}, jax.random.key(step))
+    state, seen = job.update(state, batch)
+    losses.append(float(seen['loss']))
+  assert losses[0] == pytest.approx(np.log(tiny.words().vocabulary), abs=0.7)
+  assert np.mean(losses[-5:]) < losses[0] - 1
+
+
+@functools.cache
+def first_rollout():
+  job = built('rl')
+  state = job.state
+  _, batch, data = job.source.next(0, state.params, {}, jax.random.key(1))
+  return batch, data
+
+
+def test_ppo_does_more_often_what_was_better_than_expected():
+  batch, _ = first_rollout()
+  good = jnp.arange(len(batch.tokens)) % 2 == 0
+  gains = jnp.where(batch.mask, jnp.where(good, 1.0, -1.0)[:, None], 0.0)
+  job = job_of('rl')
+  state, _ = job.update(job.state, batch._replace(advantages=gains))
+  _, again = job_of('rl').update(state, batch._replace(advantages=gains))
+  # the mean of ratio x advantage, of which -1 x was 0 up to rounding
+  assert float(again['policy_loss']) < -0.01
+
+
+def begin(batch, data):
+  """The first update of a run, as the loop checks it."""
+  job = job_of('rl')
+  _, seen = job.update(job.state, batch)
+  train.check_start(data, seen, 'float32')
+
+
+def test_a_sound_start_is_let_through():
+  begin(*first_rollout())
+
+
+def test_another_reference_is_refused():
+  params = {**built('rl').state.params, **tiny.initialised(5)}
+  _, batch, data = built('rl').source.next(0, params, {}, jax.random.key(1))
+  with pytest.raises(ValueError, match='policy is not its reference at step 0'):
+    begin(first_rollout()[0], data)
+  del batch
+
+
+def test_a_sampler_of_other_weights_is_refused(monkeypatch):
+  play = train.evaluate.episodes.play
+
+  def elsewhere(respond, tasks, complete, params, *rest, **options):
+    return play(respond, tasks, complete, tiny.noised(params, 0.01), *rest,
+                **options)
+
+  monkeypatch.setattr(train.evaluate.episodes, 'play', elsewhere)
+  job = built('rl')
+  _, batch, data = job.source.next(0, job.state.params, {}, jax.random.key(1))
+  with pytest.raises(ValueError, match='sampler and the trainer disagree'):
+    begin(batch, data)
+
+
+@pytest.mark.parametrize('shift', [0.01, -0.01])
+def test_a_first_ratio_that_is_not_one_stops_the_run(shift, tmp_path):
+  """Either way: above, the largest ratio tells, below, the mean one."""
+  source = built('rl').source
+
+  def shifted(*args):
+    state, batch, data = source.next(*args)
+    mask = batch.mask & (jnp.arange(batch.mask.shape[1]) % 2 == 0)[None]
+    old = batch.rollout.log_probs + jnp.where(mask, shift, 0.0)
+    rollout = batch.rollout._replace(log_probs=old)
+    return state, batch._replace(rollout=rollout), data
+
+  with pytest.raises(ValueError, match='first ratio is not 1 at step 0'):
+    run('rl', tmp_path, job_of('rl', source=Source(source.init, shifted)))
+  assert checkpoint.steps(tmp_path) == [0]
+
+
+def test_a_start_that_is_not_a_number_is_refused():
+  data = dict(sampler_gap=0.0, sampler_gap_mean=np.nan, kl_k1=0.0,
+              reference_gap=0.0)
+  with pytest.raises(ValueError, match='disagree'):
+    train.check_start(data, {'first_ratio_max': 1.0}, 'float32')
+
+
+def test_one_pass_is_on_policy_too(tmp_path):
+  """Without epochs and minibatches PPO takes one plain step a rollout."""
+  config = tiny.rl_config(1)
+  del config.passes['epochs'], config.passes['minibatches']
+  config.evals = {}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train.metrics, 'write', lambda writer, step, row: None)
+    assert int(train.run(config, tmp_path).step) == 1
+
+
+def test_the_critic_is_built_where_it_is_asked_for():
+  assert set(built('sft').state.params) == {'policy'}
+  assert set(built('rl').state.params) == {'policy', 'critic'}
+
+
+def test_the_seed_decides_the_parameters():
+  config = tiny.sft_config()
+  config.evals = {}
+  again = train.build(config).state
+  assert bits(again) == bits(built('sft').state)
+  config.seed = 1
+  assert bits(train.build(config).state.params) != bits(again.params)
+
+
+def section(every=0, steps=()):
+  config = tiny.sft_config().evaluate
+  config.every, config.steps = every, steps
+  return config
+
+
+def test_marks_by_hand():
+  assert train.marks(section(), 7) == {0, 7}
+  assert train.marks(section(every=3), 7) == {0, 3, 6, 7}
+  assert train.marks(section(steps=(1, 5)), 7) == {0, 1, 5, 7}
+  with pytest.raises(ValueError, match='step 8 is beyond num_steps 7'):
+    train.marks(section(steps=(1, 8)), 7)
+
+
+def test_rows_are_json(whole):
+  _, run_dir, _ = whole
+  for path in [*run_dir.glob('*.jsonl'), *run_dir.glob('samples/*')]:
+    for line in path.read_text().splitlines():
+      json.loads(line)

@@ -1,0 +1,120 @@
+"""Update steps on models of one parameter, by hand."""
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jaxtyping import Array, Int
+
+from rlft.training import steps
+from rlft.types import TrainState
+
+ROWS, EPOCHS, MINIBATCHES = 8, 3, 4
+
+
+class Rows(NamedTuple):
+  """Just enough of a batch: every row holds its own number."""
+  tokens: Int[Array, 'B T']
+
+
+DATA = Rows(jnp.arange(ROWS)[:, None])
+
+
+def state_of(params, tx, step=0):
+  return TrainState(
+      jnp.asarray(step, jnp.int32), params, tx.init(params), jax.random.key(7))
+
+
+def test_one_step_of_gradient_descent_by_hand():
+  """loss = mean (w x)^2 at w = 3, x = 1, 2: slope 2 w (1 + 4) / 2 = 15."""
+  tx = optax.sgd(0.1)
+  loss = lambda outputs, batch: (
+      (outputs**2).mean(), {'largest': outputs.max()})
+  before = state_of({'w': jnp.asarray(3.0)}, tx, step=4)
+  after, metrics = jax.jit(functools.partial(
+      steps.gradient_step, loss=loss, tx=tx,
+      forward=lambda params, tokens: params['w'] * tokens))(
+          before, Rows(jnp.array([[1], [2]])))
+  assert after.params['w'] == pytest.approx(3.0 - 0.1 * 15)
+  assert after.step == 5
+  assert jnp.array_equal(*map(jax.random.key_data, (after.key, before.key)))
+  assert metrics == pytest.approx({
+      'loss': 22.5, 'largest': 6.0, 'grad_norm': 15.0, 'update_norm': 1.5})
+
+
+def counting():
+  """Adds to every row that a step visits the number of that step, from 1."""
+
+  def update(grads, count, params=None):
+    del params
+    count = count + 1
+    return jax.tree.map(lambda g: g * count.astype(g.dtype), grads), count
+
+  return optax.GradientTransformation(
+      lambda params: jnp.zeros((), jnp.int32), update)
+
+
+@functools.partial(jax.jit, static_argnames='epochs')
+def visited(step, epochs):
+  """When each row was visited, and the metrics of the update."""
+  tx = counting()
+  loss = lambda outputs, batch: (
+      outputs.sum(), {'ratio_max': batch.tokens.sum().astype(float)})
+  state, metrics = steps.minibatch_epochs(
+      state_of({'seen': jnp.zeros(ROWS)}, tx, step), DATA, loss=loss, tx=tx,
+      forward=lambda params, tokens: params['seen'][tokens[:, 0]],
+      epochs=epochs, minibatches=MINIBATCHES)
+  return state, metrics
+
+
+def test_every_row_is_visited_once_an_epoch():
+  when = np.asarray(visited(0, 1)[0].params['seen'])
+  assert sorted(when) == sorted([*range(1, MINIBATCHES + 1)] * 2)
+  total = np.asarray(visited(0, EPOCHS)[0].params['seen'])
+  assert total.sum() == 2 * sum(range(1, EPOCHS * MINIBATCHES + 1))
+  # a row's epochs: one number of each range of MINIBATCHES
+  assert total.min() >= 1 + 5 + 9 and total.max() <= 4 + 8 + 12
+
+
+def test_epochs_and_steps_are_shuffled_apart():
+  first = np.asarray(visited(0, 1)[0].params['seen'])
+  three = np.asarray(visited(0, EPOCHS)[0].params['seen'])
+  assert (three != 3 * first + 12).any()  # not one order three times over
+  assert (np.asarray(visited(1, 1)[0].params['seen']) != first).any()
+  np.testing.assert_array_equal(visited(0, 1)[0].params['seen'], first)
+
+
+def test_an_update_is_one_step_of_the_loop():
+  state, _ = visited(5, EPOCHS)
+  assert state.step == 6
+  assert state.opt_state == EPOCHS * MINIBATCHES
+
+
+def test_metrics_are_means_and_first_ones_are_of_the_first_minibatch():
+  state, metrics = visited(0, 1)
+  when = np.asarray(state.params['seen'])
+  assert metrics['ratio_max'] == sum(range(ROWS)) / MINIBATCHES
+  assert metrics['first_ratio_max'] == np.flatnonzero(when == 1).sum()
+  assert 'first_loss' not in metrics
+
+
+def test_rows_that_do_not_split_are_refused():
+  tx = optax.sgd(0.1)
+  with pytest.raises(ValueError, match='8 rows do not split into 3'):
+    steps.minibatch_epochs(
+        state_of({'w': jnp.zeros(())}, tx), DATA, tx=tx, epochs=1,
+        minibatches=3, forward=lambda params, tokens: params['w'],
+        loss=lambda outputs, batch: (outputs, {}))
+
+
+def test_streams_are_apart_and_repeat():
+  key = jax.random.key(0)
+  drawn = {(name, n): tuple(jax.random.key_data(steps.stream(key, name, n))
+                            .tolist()) for name in steps.STREAMS
+           for n in range(4)}
+  assert len(set(drawn.values())) == len(drawn)
+  again = jax.random.key_data(steps.stream(key, 'rollout', 3)).tolist()
+  assert tuple(again) == drawn['rollout', 3]
