@@ -1,6 +1,7 @@
 # Each target makes .venv and installs what it needs first.
 PYTHON ?= python3
-VENV ?= .venv
+# another interpreter gets an environment of its own: .venv-python3.12
+VENV ?= .venv$(if $(filter-out python3,$(notdir $(PYTHON))),-$(notdir $(PYTHON)))
 RUN = runs/demo
 
 CONSTRAINTS ?= constraints.txt

@@ -51,7 +51,7 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
   temporary.replace(run_dir / f'{name}.npz')
   compared = {k: str(v) for k, v in config.checkpoints.items()}
   (run_dir / f'{name}.json').write_text(
-      json.dumps({**compared, **table}, indent=1) + '\n')
+      json.dumps({**table, **compared}, indent=1) + '\n')
 
 
 def sweep(config, path: Path, edits) -> None:

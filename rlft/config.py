@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_collections
@@ -44,22 +45,25 @@ def load(name: str, overrides: dict[str, str]) -> ml_collections.ConfigDict:
   variant, an unknown key or a value of another type.
   """
   path, _, variant = name.partition(':')
-  file = Path(path)
-  if file.suffix != '.py' or not file.is_file():
-    raise ValueError(f'no config file at {path}')
-  spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
-  module = importlib.util.module_from_spec(spec)
-  root = str(Path.cwd())
-  sys.path.insert(0, root)  # configs inherit from one another by import
-  try:
-    spec.loader.exec_module(module)
-    config = module.get_config(variant)
-  finally:
-    sys.path.remove(root)
+  config = module(path).get_config(variant)
   for key, text in overrides.items():
     override(config, key, text)
   validate(config)
   return config.lock()
+
+
+def module(path: str) -> ModuleType:
+  """The config file as a module; it may import others from the same tree."""
+  file = Path(path)
+  if file.suffix != '.py' or not file.is_file():
+    raise ValueError(f'no config file at {path}')
+  spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
+  loaded = importlib.util.module_from_spec(spec)
+  for parent in file.resolve().parents:  # `from configs.general_points import`
+    if parent.name == 'configs' and str(parent.parent) not in sys.path:
+      sys.path.append(str(parent.parent))
+  spec.loader.exec_module(loaded)
+  return loaded
 
 
 def variants(text: str, known: tuple[str, ...]) -> set[str]:

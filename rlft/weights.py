@@ -49,7 +49,12 @@ def provenance(asset: str) -> dict[str, Any]:
     known = sorted(p.stem for p in tokenizer.ASSETS.glob('*.safetensors'))
     raise ValueError(
         f'no asset {asset!r}; known: {", ".join(known) or "none"}')
-  return json.loads(path.read_text())
+  try:
+    about = json.loads(path.read_bytes())
+    return {**about, 'sha256': about['sha256'], 'config': about['config']}
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(
+        f'{path} is damaged: install the package again') from error
 
 
 def load_asset(asset: str) -> PyTree:

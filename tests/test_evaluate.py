@@ -1,0 +1,219 @@
+"""Success, its interval and its failures, on policies that are known."""
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft import envs, episodes, evaluate, policy
+from rlft.ops import intervals
+from rlft.training import metrics
+from rlft.types import Task, Turn
+from tests import tiny
+
+WORDS = tiny.words()
+RULES = tiny.game(split='held_out')
+GAME = envs.bind(**RULES)
+
+
+def make(**options):
+  sizes = dict(env=RULES, n=6, rows=6, max_new_tokens=6)
+  return evaluate.make('id', tiny.model(), WORDS, **(sizes | options))
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+  """Puts a policy in place that writes what answer(task, call) says."""
+
+  def install(answer):
+    tasks = {tuple(WORDS.encode(t.prompt)): t for t in GAME.hands(0, 6)}
+    calls = itertools.count()
+
+    def complete(params, contexts, keys):
+      call = next(calls)
+      texts = []
+      for context in contexts:
+        prompt = context[1:1 + context[1:].index(WORDS.encode(':')[0]) + 1]
+        texts.append(answer(tasks[tuple(prompt)], call))
+      new = [[*WORDS.encode(text), WORDS.end] for text in texts]
+      return new, [[0.0] * len(row) for row in new]
+
+    monkeypatch.setattr(episodes, 'completer', lambda *_, **__: complete)
+
+  return install
+
+
+def wrong(task):
+  return GAME.mistake(np.random.default_rng(0), task)
+
+
+def test_an_oracle_succeeds_everywhere(scripted):
+  scripted(lambda task, call: GAME.demonstrate(task))
+  row, samples = make().run(None)
+  assert row['success'] == row['high'] == row['number_field'] == 1.0
+  assert row['n'] == 6
+  assert row['low'] == pytest.approx(intervals.wilson(6, 6)[0])
+  assert row['outcomes'] == {'correct': 1.0}
+  assert row['solved'] == 'fc'  # six bits
+  assert [s['outcome'] for s in samples] == ['correct'] * 6
+
+
+def test_half_an_oracle_by_hand(scripted):
+  first = GAME.hands(0, 6)[:3]
+  scripted(lambda task, call: GAME.demonstrate(task) if task in first else '1')
+  row, samples = make(keep=4).run(None)
+  assert row['success'] == 0.5 and row['solved'] == 'e0'
+  assert (row['low'], row['high']) == intervals.wilson(3, 6)
+  assert row['outcomes'] == {'correct': 0.5, 'format': 0.5}
+  assert row['number_field'] == 0.5
+  assert len(samples) == 4
+  assert samples[3] == {
+      'eval': 'id', 'prompt': GAME.hands(0, 6)[3].prompt, 'completion': '1',
+      'tries': 1, 'reward': GAME.respond(first[0], ['1']).reward,
+      'outcome': 'format'}
+
+
+def test_a_second_try_with_feedback_counts(scripted):
+  later = lambda task, call: GAME.demonstrate(task) if call else wrong(task)
+  scripted(later)
+  assert make().run(None)[0]['success'] == 0
+  scripted(later)
+  row, samples = make(tries=3).run(None)
+  assert row['success'] == 1 and row['tries'] == 3
+  assert {s['tries'] for s in samples} == {2}
+
+
+def test_independent_tries_solve_what_any_of_them_solves(scripted):
+  """Each of two calls solves its own half of the hands."""
+  hands = GAME.hands(0, 6)
+  half = (hands[:3], hands[3:])
+  scripted(lambda task, call: GAME.demonstrate(task)
+           if task in half[call] else '1')
+  row, _ = make(independent=2, temperature=1.0).run(None)
+  assert row['success'] == 1 and row['solved'] == 'fc'
+  assert row['outcomes'] == {'correct': 0.5, 'format': 0.5}  # of all answers
+
+
+def episode(*outcomes):
+  turns = [Turn('', 0.0, False, {o: 0.0, 'number_field': 1.0})
+           for o in outcomes]
+  return episodes.Episode(Task('', None), [], [], [], [], [], [], turns)
+
+
+def test_a_summary_tells_the_last_outcome_of_each():
+  row = evaluate.summarise([[
+      episode('format', 'correct'), episode('lock_in'),
+      episode('correct', 'wrong_value'), episode('lock_in')]])
+  assert row['outcomes'] == {
+      'correct': 0.25, 'lock_in': 0.5, 'wrong_value': 0.25}
+  assert row['success'] == 0.25
+
+
+@pytest.mark.parametrize('options, complaint', [
+    (dict(tries=2, independent=2), 'not both'),
+    (dict(independent=2), 'temperature above 0'),
+    (dict(env=dict(name='point_skills', skill='solve')), 'no fixed tasks')])
+def test_what_makes_no_sense_is_refused(options, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    make(**options)
+
+
+@functools.cache
+def measured(seed):
+  """An evaluation with all distances, of parameters of this seed."""
+  row, _ = make(nll=True, kl=4, base_params=tiny.initialised()).run(
+      tiny.initialised(seed))
+  return row
+
+
+SCORE = jax.jit(functools.partial(policy.forward, tiny.model()))
+
+
+def test_the_oracles_completions_are_scored_token_by_token():
+  totals = np.zeros(4)
+  for task in GAME.hands(0, 6):
+    answer = GAME.demonstrate(task)
+    tokens, mask = episodes.transcript(WORDS, task, (), answer)
+    row = np.pad(np.array(tokens, np.int32), (0, 48 - len(tokens)))[None]
+    scored = np.asarray(
+        SCORE(tiny.initialised(1), jnp.asarray(row)).log_probs)[0]
+    start = mask.index(True)
+    stop = start + 4  # four numbers before the colon
+    totals += [scored[start:len(tokens)].sum(), len(tokens) - start,
+               scored[start:stop].sum(), 4]
+  row = measured(1)
+  assert row['reference_nll'] == pytest.approx(
+      -totals[0] / totals[1], rel=1e-4)
+  assert row['number_nll'] == pytest.approx(-totals[2] / totals[3], rel=1e-4)
+
+
+def test_the_distance_to_the_base_is_an_exact_kl():
+  """Along samples at temperature 1 of the policy, over all words."""
+  assert measured(0)['kl_to_base'] == pytest.approx(0, abs=1e-6)
+  complete = episodes.completer(
+      tiny.model(), pad=0, end=WORDS.end, max_new_tokens=6, temperature=1.0,
+      rows=6)
+  played = episodes.play(
+      GAME.respond, GAME.hands(0, 4), complete, tiny.initialised(1), WORDS,
+      jax.random.key(1))
+  tokens = episodes.pack(
+      [e.tokens for e in played], length=48, fill=0, dtype=np.int32)
+
+  @jax.jit
+  def log_softmax(params):
+    variables = {'params': params['policy']}
+    hidden, _ = tiny.model().apply(variables, jnp.asarray(tokens))
+    return jax.nn.log_softmax(
+        tiny.model().apply(variables, hidden, method='head'))
+
+  p, q = (np.asarray(log_softmax(tiny.initialised(k))) for k in (1, 0))
+  kl = (np.exp(p) * (p - q)).sum(-1)
+  total = sum(kl[i, t - 1] for i, e in enumerate(played)
+              for t, counts in enumerate(e.mask) if counts)
+  row = measured(1)
+  assert row['kl_to_base'] == pytest.approx(
+      total / sum(sum(e.mask) for e in played), rel=1e-3)
+  assert row['kl_to_base_per_completion'] == pytest.approx(
+      total / 4, rel=1e-3)
+  assert row['kl_to_base'] > 0.01
+
+
+def noted(calls, name, steps=()):
+  def run(params):
+    calls.append(name)
+    return {'eval': name, 'success': params}, [{'eval': name, 'n': params}]
+  return evaluate.Evaluation(name, run, frozenset(steps))
+
+
+def test_a_record_runs_what_is_missing(tmp_path):
+  calls = []
+  id, ood = (noted(calls, name) for name in ('id', 'ood'))
+  evaluate.record(tmp_path, 5, [id], 0.25)
+  rows = evaluate.record(tmp_path, 5, [id, ood], 0.5)
+  assert calls == ['id', 'ood']
+  assert {k: r['success'] for k, r in rows.items()} == {'id': 0.25, 'ood': 0.5}
+  evaluate.record(tmp_path, 6, [id, ood], 0.75)
+  log = metrics.read(tmp_path / 'evals.jsonl')
+  assert [(r['step'], r['eval'], r['success']) for r in log] == [
+      (5, 'id', 0.25), (5, 'ood', 0.5), (6, 'id', 0.75), (6, 'ood', 0.75)]
+  samples = metrics.read(tmp_path / 'samples' / '000005.jsonl')
+  assert samples == [{'eval': 'id', 'n': 0.25}, {'eval': 'ood', 'n': 0.5}]
+
+
+def test_samples_without_their_row_are_replaced(tmp_path):
+  """An interruption between the two leaves samples and no row."""
+  calls = []
+  evaluate.record(tmp_path, 5, [noted(calls, 'id')], 0.25)
+  (tmp_path / 'evals.jsonl').unlink()
+  evaluate.record(tmp_path, 5, [noted(calls, 'id')], 0.5)
+  assert metrics.read(tmp_path / 'samples' / '000005.jsonl') == [
+      {'eval': 'id', 'n': 0.5}]
+
+
+def test_an_evaluation_of_few_steps_is_made_at_those(tmp_path):
+  calls = []
+  for step in (0, 2, 4):
+    evaluate.record(tmp_path, step, [noted(calls, 'rare', [2])], float(step))
+  assert [r['step'] for r in metrics.read(tmp_path / 'evals.jsonl')] == [2]
