@@ -123,12 +123,26 @@ def validate(config: ml_collections.ConfigDict) -> None:
       validate(stage.config)
     return
   if 'analysis' not in config:
-    unknown = sorted(set(config.keys()) - set(skeleton().keys()))
-    if unknown:
-      raise ValueError(
-          f'no section {", ".join(unknown)}; '
-          f'known: {", ".join(sorted(skeleton().keys()))}')
+    full = skeleton()
+    _same_keys(config, full, 'section')
+    for name in ('evaluate', 'checkpoint', 'log'):
+      _same_keys(config[name], full[name], f'key of config.{name}')
+    if config.log.every == 0:
+      raise ValueError('config.log.every is 0: give a whole number from 1')
   _finite(config.to_dict(), 'config')
+
+
+def _same_keys(
+    config: ml_collections.ConfigDict, full: ml_collections.ConfigDict,
+    what: str) -> None:
+  unknown = sorted(set(config.keys()) - set(full.keys()))
+  if unknown:
+    raise ValueError(f'no {what} is called {", ".join(unknown)}; '
+                     f'known: {", ".join(sorted(full.keys()))}')
+  missing = sorted(set(full.keys()) - set(config.keys()))
+  if missing:
+    raise ValueError(f'the {what} {missing[0]} is missing: begin a config '
+                     'with rlft.config.skeleton()')
 
 
 def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -142,8 +156,14 @@ def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(thaw(tree)).lock()
 
 
-SIZES = ('num_steps', 'rows', 'prompts', 'group', 'tries', 'length', 'epochs',
-         'minibatches', 'max_new_tokens', 'n')
+LEAST = {  # whole numbers
+    **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
+                     'length', 'epochs', 'minibatches', 'max_new_tokens', 'n'),
+                    1),
+    **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
+                     'warmup_steps', 'horizon'), 0)}
+NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
+                'weight_decay', 'clip_norm')
 
 
 def _finite(tree: dict[str, Any], where: str) -> None:
@@ -153,10 +173,11 @@ def _finite(tree: dict[str, Any], where: str) -> None:
       _finite(value, name)
     elif isinstance(value, float) and not math.isfinite(value):
       raise ValueError(f'{name} is {value}: give a finite number')
-    elif key in SIZES:
-      least = 0 if key == 'num_steps' else 1
-      if not isinstance(value, int) or value < least:
-        raise ValueError(f'{name} is {value}: give a whole number from {least}')
+    elif key in LEAST and (type(value) is not int or value < LEAST[key]):
+      raise ValueError(
+          f'{name} is {value}: give a whole number from {LEAST[key]}')
+    elif key in NOT_NEGATIVE and value is not None and value < 0:
+      raise ValueError(f'{name} is {value}: give a number from 0')
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

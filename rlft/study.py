@@ -29,6 +29,9 @@ def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
     section = config.stages[name]
     if done.get(name, {}).get('finished'):
       continue
+    if peak_is_base(section.config, study_dir):
+      progress.say(f'{name}: left out, OOD success is highest at step 0')
+      continue
     run_dir = study_dir / name
     run_dir.mkdir(parents=True, exist_ok=True)
     row = dict(name=name, role=section.role, seed=section.seed,
@@ -151,6 +154,14 @@ def refuse_peak(init: str) -> None:
     raise ValueError(
         'a run may not start from @best_ood: the start must be fixed '
         'before OOD success is seen')
+
+
+def peak_is_base(
+    config: ml_collections.ConfigDict, study_dir: Path) -> bool:
+  """Whether '@best_ood' is step 0, which is compared with anyway."""
+  names = config.get('checkpoints', {}).values()
+  return any(best_ood(study_dir / name.rpartition('@')[0]) == 0
+             for name in names if name.endswith('@best_ood'))
 
 
 def best_ood(run_dir: Path) -> int:

@@ -251,6 +251,8 @@ def marks(section, last: int) -> set[int]:
   listed = {int(s) for s in section.steps}
   if listed and max(listed) > last:
     raise ValueError(f'step {max(listed)} is beyond num_steps {last}')
+  if listed and min(listed) < 0:
+    raise ValueError(f'step {min(listed)} is before the first, 0')
   every = section.every
   return listed | {0, last} | set(range(0, last, every) if every else ())
 

@@ -13,7 +13,7 @@ nothing.
 import ml_collections
 from ml_collections import ConfigDict
 
-from configs.general_points import restore, rl, rotation, sft
+from configs.general_points import pretrain, restore, rl, rotation, sft
 from rlft import config as door
 from rlft import study
 
@@ -30,6 +30,17 @@ def seeded(config: ConfigDict, seed: int) -> ConfigDict:
 def analysis(config: ConfigDict, before: str, after: str) -> ConfigDict:
   """An analysis between two checkpoints of this study."""
   config.checkpoints = dict(before=before, after=after)
+  return config
+
+
+def mixed_rules(config: ConfigDict) -> ConfigDict:
+  """SFT on both face rules in equal parts: what rule diversity protects."""
+  rows, length = config.experience.rows, config.experience.length
+  config.experience = dict(
+      name='mixture', rows=rows, length=length, skills=dict(
+          id=pretrain.game(pretrain.ID, False, 0.5),
+          ood=pretrain.game(pretrain.OOD, True, 0.5)))
+  config.evals = pretrain.panel()
   return config
 
 
@@ -54,6 +65,7 @@ def stages_of(seed: int, at: str, variant: str, starts) -> dict:
 def get_config(variant: str = '') -> ConfigDict:
   words = door.variants(variant, ('small', 'full', 'smoke'))
   full = 'full' in words
+  short = ','.join(words - {'full'})  # the demo's twenty edits
   starts = FULL_STARTS if full else STARTS
   if 'smoke' in words:
     starts = (2, 6)
@@ -62,17 +74,19 @@ def get_config(variant: str = '') -> ConfigDict:
     at = f'seed{seed}/' if full else ''
     stages |= stages_of(seed, at, variant, starts)
     if full:
+      stages[f'{at}sft_mixed'] = study.stage('sft_mixed', mixed_rules(
+          seeded(sft.get_config(variant), seed)), seed=seed)
       end = sft.FULL_STEPS[-1]
       stages[f'{at}restoration_peak'] = study.stage(
           'restoration_peak', analysis(
-              restore.get_config(variant), f'{at}sft@best_ood',
+              restore.get_config(short), f'{at}sft@best_ood',
               f'{at}sft@{end}'), seed=seed)
       rl_end = f'{at}rl_{end:04d}@{rl.get_config(variant).num_steps}'
       stages[f'{at}rotation_rl'] = study.stage('rotation_rl', analysis(
           rotation.get_config(), f'{at}sft@{end}', rl_end), seed=seed)
       stages[f'{at}impose_sft_on_rl'] = study.stage(
           'impose_sft_on_rl', analysis(
-              restore.get_config(variant), f'{at}sft@{end}', rl_end),
+              restore.get_config(short), f'{at}sft@{end}', rl_end),
           seed=seed)
   return ml_collections.ConfigDict(dict(
       name=f'GeneralPoints, {"full" if full else "demo"}',

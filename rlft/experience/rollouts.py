@@ -14,6 +14,8 @@ from rlft.experience.demonstrations import generator
 from rlft.tokenizer import Tokenizer
 from rlft.types import Rollout, Source
 
+BINS, LIMIT = 20, 4.0
+
 
 def make(
     env: Environment, *, tokenizer: Tokenizer, model: Any, advantages: Callable,
@@ -54,7 +56,8 @@ def make(
         log_probs=jnp.where(mask, log_p, 0.0),
         ref_log_probs=jnp.where(mask, ref_log_p, 0.0),
         values=jnp.where(mask, values, 0.0))
-    return state, assign(rollout), measure(played, rollout, sampled)
+    experience = assign(rollout)
+    return state, experience, measure(played, experience, sampled)
 
   return Source(lambda: 0, next_batch)
 
@@ -106,6 +109,10 @@ def measure(
   log_p = np.asarray(rollout.log_probs)
   ref = np.asarray(rollout.ref_log_probs)
   gap = np.abs(log_p - sampled)[mask]
+  gains = np.asarray(experience.advantages)[mask]
+  counts, _ = np.histogram(np.clip(
+      gains, -LIMIT, LIMIT), bins=BINS, range=(-LIMIT, LIMIT))
+  shares = counts[counts > 0] / counts.sum()
   outcomes = [next(k for k in e.turns[-1].parts if k != 'number_field')
               for e in played]
   return {
@@ -116,6 +123,7 @@ def measure(
       'completion_tokens': float(mask.sum() / len(played)),
       'tokens': float(sum(len(e.tokens) for e in played)),
       'samples': float(sum(len(e.turns) for e in played)),
+      'advantage_entropy': float(-(shares * np.log(shares)).sum()),
       'sampler_gap': float(gap.max()),
       'sampler_gap_mean': float(gap.mean()),
       'kl_k1': float((log_p - ref)[mask].mean()),

@@ -1,0 +1,213 @@
+"""The door: what is wrong with a config is said before anything is done."""
+import json
+from pathlib import Path
+
+import pytest
+
+from rlft import config as door
+from rlft import study, train
+from tests import tiny
+
+FILE = '''
+import tests.tiny
+from rlft import config as door
+
+def get_config(variant=''):
+  words = door.variants(variant, ('smoke', 'long'))
+  config = tests.tiny.rl_config()
+  config.num_steps = 8 if 'long' in words else 4
+  config.evaluate.steps = (0, 2)
+  config.advantages.whiten = True
+  config.objective.value_clip = 0.2
+  return config
+'''
+
+
+@pytest.fixture
+def file(tmp_path):
+  path = tmp_path / 'toy.py'
+  path.write_text(FILE)
+  return str(path)
+
+
+def test_a_file_becomes_a_locked_config(file):
+  config = door.load(file, {})
+  assert config.num_steps == 4
+  with pytest.raises(AttributeError):
+    config.nonsense = 1
+  assert door.load(f'{file}:smoke,long', {}).num_steps == 8
+
+
+@pytest.mark.parametrize('key, text, value', [
+    ('num_steps', '6', 6), ('optimizer.learning_rate', '1e-5', 1e-5),
+    ('optimizer.learning_rate', '1', 1.0), ('init', 'runs/a@3', 'runs/a@3'),
+    ('objective.name', 'sft', 'sft'), ('critic', 'False', False),
+    ('evaluate.steps', '0,2,4', (0, 2, 4)), ('evaluate.steps', '4', (4,)),
+    ('evaluate.steps', '()', ()), ('evals.id.env.split', 'train', 'train'),
+    ('objective.value_clip', 'None', None)])
+def test_an_override_has_the_type_of_what_it_replaces(file, key, text, value):
+  config = door.load(file, {key: text})
+  for part in key.split('.'):
+    config = config[part]
+  assert config == value and type(config) is type(value)
+
+
+@pytest.mark.parametrize('key, text, complaint', [
+    ('num_stpes', '6', r'no config\.num_stpes: .* did you mean num_steps\?'),
+    ('optimiser.learning_rate', '1', 'did you mean optimizer'),
+    ('objective.clpi', '1', r'known here: clip, .*did you mean clip'),
+    ('zzz', '1', r'no config\.zzz: known here: advantages, .*, tokenizer$'),
+    ('num_steps', '1.5', r"config\.num_steps is int, not '1\.5'"),
+    ('num_steps', 'many', r"num_steps='many' is no plain value"),
+    ('num_steps', '__import__("os")', 'no plain value'),
+    ('optimizer.learning_rate', 'fast', 'no plain value'),
+    ('critic', '3', 'is bool'),
+    ('model', 'tiny', r'config\.model is a section'),
+    ('num_steps.x', '1', 'num_steps is a value, not a section')])
+def test_an_override_that_makes_no_sense_is_refused(
+    file, key, text, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    door.load(file, {key: text})
+
+
+@pytest.mark.parametrize('key, text', [
+    ('optimizer.learning_rate', '1e999'), ('optimizer.learning_rate', '-1e-3'),
+    ('num_steps', '-1'), ('num_steps', 'True'), ('experience.prompts', '0'),
+    ('experience.length', '-5'), ('evals.id.n', '0'), ('evals.id.rows', '-8'),
+    ('passes.epochs', '0'), ('passes.minibatches', '-2'),
+    ('evaluate.every', '-1'), ('checkpoint.keep', '-1'), ('log.every', '0'),
+    ('experience.temperature', '-1.0')])
+def test_numbers_that_are_no_sizes_are_refused(file, key, text):
+  value = '0' if text == '0' else '(inf|-|True)'
+  with pytest.raises(ValueError, match=(
+      fr'config\.{key} is {value}.*give a (finite|whole|number)')):
+    door.load(file, {key: text})
+
+
+def test_no_steps_at_all_is_a_run(file):
+  assert door.load(file, {'num_steps': '0', 'evaluate.steps': '()'})
+
+
+@pytest.mark.parametrize('name', ['none.py', 'toy', '.', 'toy.txt'])
+def test_a_missing_file_is_named(tmp_path, name):
+  with pytest.raises(ValueError, match='no config file at '):
+    door.load(str(tmp_path / name), {})
+
+
+def test_an_unknown_variant_lists_the_known(file):
+  with pytest.raises(ValueError, match='no variant big; known: smoke, long'):
+    door.load(f'{file}:smoke,big', {})
+
+
+@pytest.mark.parametrize('spoil, complaint', [
+    (lambda c: c.update(colour=1), 'no section is called colour; known: adv'),
+    (lambda c: c.evaluate.update(evry=1), 'evaluate is called evry; .*every'),
+    (lambda c: c.log.update(level=1), 'log is called level'),
+    (lambda c: c.__delitem__('passes'), 'section passes is missing: begin')])
+def test_sections_and_their_keys_are_known(spoil, complaint):
+  config = tiny.sft_config()
+  spoil(config)
+  with pytest.raises(ValueError, match=complaint):
+    door.validate(config)
+
+
+def put(section, **values):
+  def spoil(config):
+    at = config
+    for part in section.split('.'):
+      at = at[part]
+    at.update(values)
+  return spoil
+
+
+def drop(section, key):
+  return lambda config: config[section].__delitem__(key)
+
+
+REFUSED = [
+    (put('objective', clpi=0.1), r'takes no clpi; known: .*clip'),
+    (put('objective', name='pop'), r"no 'pop' in rlft/objectives; known: ppo"),
+    (drop('objective', 'name'), "no '' in rlft/objectives"),
+    (put('objective', kl_estimator='k9'), "no KL estimator 'k9'"),
+    (put('advantages', gamma=1.0), r'takes no gamma; known: .*discount'),
+    (put('advantages', kl_estimator='k9'), "no KL estimator 'k9'"),
+    (put('optimizer', momentum=0.9), r'optimizer takes no momentum'),
+    (put('optimizer', schedule='step'), "no schedule 'step'; known: const"),
+    (drop('optimizer', 'learning_rate'), 'optimizer needs learning_rate'),
+    (put('experience', promts=4), r'takes no promts; known: .*prompts'),
+    (put('experience', name='pop'), "no 'pop' in rlft/experience"),
+    (drop('experience', 'prompts'), 'experience needs prompts'),
+    (put('experience', temperature=0.0), 'temperature 0.0 explore nothing'),
+    (put('passes', epoch=2), 'passes takes no epoch; known: .*epochs'),
+    (drop('passes', 'epochs'), 'passes needs epochs'),
+    (put('passes', minibatches=3), '8 rows .* do not split into 3'),
+    (put('env', colour=1), 'has no rule colour; known: .*faces'),
+    (put('env', name='chess'), "no 'chess' in rlft/envs"),
+    (put('env', split='test'), 'split'),
+    (put('env', target=99, cards=2), 'no solvable hand'),
+    (put('evals.id', colour=1), r'evals\.id takes no colour; known: .*tries'),
+    (put('evals.id', tries=2, independent=2), 'not both'),
+    (put('evals.id', kl=2), r'evals\.id measures kl, but from what'),
+    (put('evals.id.env', target=99, cards=2), 'no solvable hand'),
+    (drop('evals', 'id'), None),  # no evaluation is fine
+    (lambda c: c.evals.id.__delitem__('env'), r'evals\.id needs env'),
+    (put('model', preset='huge'), "no preset 'huge'"),
+    (put('model', name='rnn'), "no 'rnn' in rlft/models"),
+    (put('model', layers=3), 'takes no layers'),
+    (lambda c: c.update(init='asset:none'), "no asset 'none'"),
+    (lambda c: c.update(init='runs/none@3'), 'no checkpoints in runs/none'),
+    (lambda c: c.update(init='nothing'), 'write RUN_DIR@STEP'),
+    (lambda c: c.update(base='asset:none'), "no asset 'none'"),
+    (lambda c: c.update(tokenizer='asset:none'), 'no tokenizer at'),
+    (put('evaluate', steps=(0, 9)), 'step 9 is beyond num_steps 4'),
+    (put('checkpoint', steps=(-1,)), 'step -1 is before'),
+]
+
+
+@pytest.mark.parametrize('spoil, complaint', REFUSED)
+def test_what_a_run_would_stumble_over_is_refused(spoil, complaint):
+  config = tiny.rl_config()
+  spoil(config)
+  if complaint is None:
+    train.check(config)
+    return
+  with pytest.raises(ValueError, match=complaint) as caught:
+    train.check(config)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('spoil, complaint', [
+    (put('advantages', lam=0.5), 'nothing reads the section advantages'),
+    (put('experience', temperature=1.0), 'takes no temperature'),
+    (put('experience', length=20), 'does not fit in 20'),
+    (put('passes', epochs=1, minibatches=3), '4 rows .* into 3'),
+    (put('env', target=99, cards=2), 'no solvable hand')])
+def test_what_sft_would_stumble_over_is_refused(spoil, complaint):
+  config = tiny.sft_config()
+  train.check(config)
+  spoil(config)
+  with pytest.raises(ValueError, match=complaint):
+    train.check(config)
+
+
+def test_a_config_comes_back_from_its_file(file):
+  config = door.load(file, {})
+  text = door.to_json(config)
+  again = door.from_dict(json.loads(text))
+  assert again.to_dict() == config.to_dict()
+  assert again.evaluate.steps == (0, 2)
+  assert door.to_json(again) == text
+
+
+SHIPPED = sorted(p for p in Path('configs').rglob('*.py')
+                 if p.name != '__init__.py')
+
+
+@pytest.mark.parametrize('path', SHIPPED, ids=str)
+def test_every_shipped_config_is_sound(path):
+  """Checkpoints that a reader would have made first are let through."""
+  config = door.load(str(path), {})
+  if 'stages' in config:
+    study.check(config)
+  elif 'analysis' not in config:
+    train.check(config, known=('runs/sft',))
