@@ -10,22 +10,6 @@ from rlft import parts, tokenizer, train, weights
 from rlft.training import metrics, progress
 
 
-def check(config: ml_collections.ConfigDict, known=()) -> None:
-  """ValueError for what can be seen before any work; `known` are stages."""
-  section = {'name': '', **config.analysis.to_dict()}
-  module = parts.load('analyses', section['name'])
-  sweeps = hasattr(module, 'edits')
-  parts.bind('analyses', 'edits' if sweeps else 'analyse', **section)
-  for role in ('before', 'after'):
-    name = config.checkpoints.get(role, '')
-    if name.rpartition('@')[0] not in known:
-      weights.verify(name)
-  if sweeps:
-    words = tokenizer.load(config.tokenizer)
-    _, model = train.build_model(config.model, words)
-    train.build_evaluations(config, model, words, base={})
-
-
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
   """An analysis part offers `analyse` (a table) or `edits` (parameters).
 

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import ml_collections
 
 from rlft import (
-  analyze,
-  episodes,
-  main,
-  report,
-  study,
-  tokenizer,
-  train,
-  weights,
+    check,
+    episodes,
+    main,
+    report,
+    study,
+    tokenizer,
+    train,
+    weights,
 )
 from rlft import config as door
 from rlft.analyses import rotation
@@ -36,11 +36,11 @@ def run(
   run_dir = Path(run_dir)
   is_study = 'stages' in config
   if is_study:
-    study.check(config)
+    check.study(config)
   elif 'analysis' in config:
-    analyze.check(config)
+    check.analysis(config)
   else:
-    train.check(config)
+    check.run(config)
   prepare(run_dir)
   study.write_once(run_dir / 'config.json', config)
   (run_dir / 'command.txt').write_text(main.command_line())

@@ -1,4 +1,5 @@
 """The command `rlft`: run | eval | sample | report."""
+import math
 import os
 import shlex
 import subprocess
@@ -22,7 +23,7 @@ COMMANDS = ('run', 'eval', 'sample', 'report')
 def main(argv: list[str] | None = None) -> int:
   """Exit code 0, or 2 with one line that says what to do."""
   argv = sys.argv[1:] if argv is None else argv
-  if not argv or argv[0] in ('-h', '--help'):
+  if not argv or {'-h', '--help'} & set(argv):
     print(USAGE)
     return 0
   try:
@@ -107,12 +108,24 @@ def sample(positional, flags, overrides) -> int:
   temperature, seed, tokens = take(
       flags, 'temperature', 'seed', 'max_new_tokens')
   talk = rlft.sampler(
-      positional[0], temperature=float(temperature or 0),
-      max_new_tokens=int(tokens or 20), seed=int(seed or 0))
+      positional[0], temperature=number('temperature', temperature, float, 0),
+      max_new_tokens=number('max_new_tokens', tokens, int, 20, least=1),
+      seed=number('seed', seed, int, 0))
   prompts = positional[1:] or typed()
   for prompt in prompts:
     print(talk(prompt), flush=True)
   return 0
+
+
+def number(name: str, text: str | None, kind: type, default, *, least=0):
+  """The value of a flag; ValueError when it is no such number."""
+  try:
+    value = kind(default if text is None else text)
+  except ValueError:
+    value = math.nan
+  if not least <= value < math.inf:
+    raise ValueError(f'--{name}={text}: give a number from {least}')
+  return value
 
 
 def typed():
@@ -139,9 +152,12 @@ def report(positional, flags, overrides) -> int:
 def git_state() -> str:
   """Commit and uncommitted changes of the code, if it is under git."""
   def git(*words):
-    done = subprocess.run(
-        ['git', *words], capture_output=True, text=True, check=False,
-        cwd=Path(__file__).parent)
+    try:
+      done = subprocess.run(
+          ['git', *words], capture_output=True, text=True, check=False,
+          cwd=Path(__file__).parent)
+    except OSError:  # there is no git
+      return ''
     return done.stdout if done.returncode == 0 else ''
   return git('rev-parse', 'HEAD') + git('diff', 'HEAD')
 

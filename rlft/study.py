@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ml_collections
 
-from rlft import analyze, report, train
+from rlft import analyze, check, report, train
 from rlft import config as door
 from rlft.training import metrics, progress
 
@@ -80,30 +80,6 @@ def finish(study_dir: Path, done: dict) -> Path:
   return page
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-  """ValueError for the first stage that could not start, before any does."""
-  saved = {}  # of the stages so far: nothing starts from a later one
-  for name in config.order:
-    section = config.stages[name].config
-    try:
-      if 'analysis' in section:
-        analyze.check(section, known=saved)
-        references = section.checkpoints.values()
-      else:
-        refuse_peak(section.init)
-        train.check(section, known=saved)
-        references = section.init, section.base
-        steps = train.marks(section.checkpoint, section.num_steps)
-        saved[name] = {*map(str, steps), 'last', 'best_ood'}
-      for run, _, step in (r.rpartition('@') for r in references):
-        if run in saved and step not in saved[run]:
-          raise ValueError(
-              f'stage {run} saves no step {step}; it saves '
-              f'{", ".join(sorted(saved[run]))}')
-    except ValueError as error:
-      raise ValueError(f'stage {name}: {error}') from error
-
-
 def execute(config: ml_collections.ConfigDict, run_dir: Path) -> None:
   """One stage, as `rlft run` would run it by itself."""
   write_once(run_dir / 'config.json', config)
@@ -143,17 +119,9 @@ def resolve(
       for role, name in config.checkpoints.items():
         config.checkpoints[role] = full(name)
     else:
-      refuse_peak(config.init)
+      check.refuse_peak(config.init)
       config.init, config.base = full(config.init), full(config.base)
   return config
-
-
-def refuse_peak(init: str) -> None:
-  """ValueError when a run would start from a step chosen by OOD success."""
-  if init.endswith('@best_ood'):
-    raise ValueError(
-        'a run may not start from @best_ood: the start must be fixed '
-        'before OOD success is seen')
 
 
 def peak_is_base(

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from rlft import envs, evaluate, parts, policy, tokenizer, weights
 from rlft.training import checkpoint, metrics, optimizer, progress, steps
-from rlft.types import Batch, Outputs, Rollout, Source, TrainState
+from rlft.types import Source, TrainState
 
 TOLERANCE = {'float32': (1e-4, 1e-4), 'bfloat16': (0.02, 0.5)}  # mean, largest
 
@@ -145,47 +144,6 @@ def build_evaluations(
           parts.fill(evaluate.make, f'evals.{name}', **e.to_dict()),
           f'evals.{name}')(name, model, words, base_params=base)
       for name, e in config.evals.items()]
-
-
-def check(config: ml_collections.ConfigDict, known=()) -> None:
-  """ValueError for what can be seen before any work; `known` are stages."""
-  for name in (config.init, config.base):
-    if name and name.rpartition('@')[0] not in known:
-      weights.verify(name)
-  marks(config.evaluate, config.num_steps)
-  marks(config.checkpoint, config.num_steps)
-  words = tokenizer.load(config.tokenizer)
-  family, model = build_model(config.model, words)
-  jax.eval_shape(lambda k: family.initialise(model, k), jax.random.key(0))
-  source = build_source(config, model, words, {})
-  build_update(config, model)
-  section = config.experience
-  rows = section.get('rows') or section.prompts * section.get('group', 1)
-  if rows % config.passes.get('minibatches', 1):
-    raise ValueError(
-        f'{rows} rows of experience do not split into '
-        f'{config.passes.minibatches} minibatches')
-  build_evaluations(config, model, words, base={})
-  online = is_online(config)
-  rehearse(parts.bind('objectives', 'loss', **config.objective.to_dict()),
-           parts.bind('objectives', 'advantages', config.objective.name,
-                      **config.advantages.to_dict()) if online else None)
-  if not online:
-    source.next(source.init(), None, {}, jax.random.key(0))
-  elif config.env:
-    envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
-
-
-def rehearse(loss: Callable, advantages: Callable | None) -> None:
-  """Computes a loss on one row, so that what is wrong with it comes early."""
-  number, truth = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  batch = Batch(tokens, truth)
-  if advantages is not None:
-    batch = advantages(Rollout(
-        tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number, number,
-        number))
-  loss(Outputs(number, number, number, jnp.zeros((1, 2, 1))), batch)
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:

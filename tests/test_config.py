@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from rlft import check
 from rlft import config as door
-from rlft import study, train
 from tests import tiny
 
 FILE = '''
 import tests.tiny
+from rlft import check
 from rlft import config as door
 
 def get_config(variant=''):
@@ -169,10 +170,10 @@ def test_what_a_run_would_stumble_over_is_refused(spoil, complaint):
   config = tiny.rl_config()
   spoil(config)
   if complaint is None:
-    train.check(config)
+    check.run(config)
     return
   with pytest.raises(ValueError, match=complaint) as caught:
-    train.check(config)
+    check.run(config)
   assert '\n' not in str(caught.value)
 
 
@@ -184,10 +185,10 @@ def test_what_a_run_would_stumble_over_is_refused(spoil, complaint):
     (put('env', target=99, cards=2), 'no solvable hand')])
 def test_what_sft_would_stumble_over_is_refused(spoil, complaint):
   config = tiny.sft_config()
-  train.check(config)
+  check.run(config)
   spoil(config)
   with pytest.raises(ValueError, match=complaint):
-    train.check(config)
+    check.run(config)
 
 
 def test_a_config_comes_back_from_its_file(file):
@@ -208,6 +209,6 @@ def test_every_shipped_config_is_sound(path):
   """Checkpoints that a reader would have made first are let through."""
   config = door.load(str(path), {})
   if 'stages' in config:
-    study.check(config)
+    check.study(config)
   elif 'analysis' not in config:
-    train.check(config, known=('runs/sft',))
+    check.run(config, known=('runs/sft',))

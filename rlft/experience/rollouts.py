@@ -12,7 +12,7 @@ from rlft import episodes, policy
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
 from rlft.tokenizer import Tokenizer
-from rlft.types import Rollout, Source
+from rlft.types import Experience, Rollout, Source
 
 BINS, LIMIT = 20, 4.0
 
@@ -102,9 +102,16 @@ def to_arrays(
 
 
 def measure(
-    played: list[episodes.Episode], rollout: Rollout, sampled: np.ndarray
+    played: list[episodes.Episode], experience: Experience,
+    sampled: np.ndarray,
 ) -> dict[str, float]:
-  """What a rollout says of the policy; rewards in the environment's units."""
+  """What a rollout says of the policy; rewards in the environment's units.
+
+  `advantage_entropy` is that of the histogram of advantages over tokens, in
+  nats: BINS equal bins, LIMIT deviations to either side (at most ln BINS; the
+  bins of arXiv 2509.12235 are not stated).
+  """
+  rollout = experience.rollout
   mask = np.asarray(rollout.mask)
   log_p = np.asarray(rollout.log_probs)
   ref = np.asarray(rollout.ref_log_probs)
