@@ -77,9 +77,9 @@ def load(name: str) -> Tokenizer:
 
 POINTS24 = [
     *map(str, range(100)), *'AJQK', *'+-*/()=:,',
-    'faces', 'cards', 'numbers', 'no', 'illegal', 'syntax', 'operator',
-    'number', 'open', 'close', 'unmatched', 'invalid', 'excess', 'unused',
-    'partial', 'nothing', 'target',
+    'faces', 'ten', 'rank', 'cards', 'numbers', 'no', 'illegal', 'syntax',
+    'operator', 'number', 'open', 'close', 'unmatched', 'invalid', 'excess',
+    'unused', 'partial', 'nothing', 'target',
 ]  # the compact rendering of the card game
 
 if __name__ == '__main__':  # makes the shipped asset again

@@ -214,7 +214,7 @@ def test_sample_says_what_the_evaluation_heard(finished, capfd):
 
 def test_sample_talks(finished, capfd, monkeypatch):
   """Prompts from standard input; the seed decides what is answered."""
-  prompt = '24 faces 10 10 10 cards K 5 2 4 :'
+  prompt = '24 faces ten cards K 5 2 4 :'
 
   def said(seed):
     monkeypatch.setattr('sys.stdin', io.StringIO(f'{prompt}\n\n{prompt}\n'))

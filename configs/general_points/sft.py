@@ -43,7 +43,7 @@ def get_config(variant: str = '') -> ConfigDict:
   config.model.preset = size
   config.init = BASE[size]
   config.objective = dict(name='sft')
-  config.experience = dict(name='demonstrations', rows=64, length=36)
+  config.experience = dict(name='demonstrations', rows=64, length=32)
   config.env = pretrain.env(pretrain.ID, split='train')
   config.optimizer = dict(
       learning_rate=3e-4, schedule='constant', warmup_steps=0,

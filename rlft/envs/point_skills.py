@@ -1,7 +1,7 @@
 """The two halves of GeneralPoints as separate exercises, to pre-train on.
 
 solve      `24 numbers 10 5 2 4 :`           ->  `10 + 5 * 2 + 4 = 24`
-translate  `faces 10 10 10 cards K 5 2 4 :`  ->  `10 5 2 4`
+translate  `faces ten cards K 5 2 4 :`  ->  `10 5 2 4`
 
 Both face rules of the game (arXiv 2508.16546) occur at random, so a model that
 learned them has the out-of-distribution ability before any fine-tuning on one
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlft.ops import card_texts, formulas, solutions
 from rlft.ops import cards as deck_of
-from rlft.ops import formulas, solutions
 from rlft.types import Task, Turn
 
 SKILLS = ('solve', 'translate')
@@ -90,6 +90,5 @@ def _translate(
     values: tuple[int, ...],
     target: int,
 ) -> Task:
-  prompt = (f'faces {" ".join(map(str, rule))} '
-            f'cards {" ".join(deck_of.names(ranks))} :')
+  prompt = f'{card_texts.rule(rule)} cards {" ".join(deck_of.names(ranks))} :'
   return Task(prompt, Exercise('translate', values, target))

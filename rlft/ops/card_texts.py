@@ -2,8 +2,11 @@
 
 `compact` is one word per token, for small models:
 
-  prompt      24 faces 10 10 10 cards K 5 2 4 :
+  prompt      24 faces ten cards K 5 2 4 :
   completion  10 5 2 4 : 10 + 5 * 2 + 4 = 24
+
+The two published rules are a word each, `ten` and `rank`, so that what they
+mean is in the weights; any other is spelled out, `faces 9 9 9`.
 
 `paper` has the sections and the pseudo-JSON reply of arXiv 2508.16546, whose
 trailing comma and single quotes make it no JSON; it is read by pattern.
@@ -16,6 +19,7 @@ from typing import Any
 from rlft.ops import cards as deck
 from rlft.ops import solutions
 
+RULES = {(10, 10, 10): 'ten', (11, 12, 13): 'rank'}
 TEXTS = ('compact', 'paper')
 
 PAPER_PROMPT = """
@@ -51,13 +55,18 @@ _FORMULA = re.compile(r'["\']formula["\']\s*:\s*["\']([^"\'\n]*)["\']')
 _NUMBERS = re.compile(r'["\']number["\']\s*:\s*\[([^][]*)\]')
 
 
+def rule(faces: Sequence[int]) -> str:
+  """The compact words for what J, Q and K count."""
+  word = RULES.get(tuple(faces))
+  return f'faces {word or " ".join(map(str, faces))}'
+
+
 def prompt(
     text: str, cards: Sequence[int], faces: Sequence[int], target: int) -> str:
   """What a model is asked; `text` is one of TEXTS, else ValueError."""
   names = deck.names(cards)
   if text == 'compact':
-    rule = ' '.join(map(str, faces))
-    return f'{target} faces {rule} cards {" ".join(names)} :'
+    return f'{target} {rule(faces)} cards {" ".join(names)} :'
   if text != 'paper':
     raise ValueError(f'no text {text!r}; known: {", ".join(TEXTS)}')
   if len(set(faces)) == 1:

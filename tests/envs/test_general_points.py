@@ -32,7 +32,7 @@ def paper(formula, values='10, 5, 2, 4'):
 
 def test_compact_text_of_a_hand():
   one = task((13, 5, 2, 4), ID)
-  assert one.prompt == '24 faces 10 10 10 cards K 5 2 4 :'
+  assert one.prompt == '24 faces ten cards K 5 2 4 :'
   assert general_points.demonstrate(one) == '10 5 2 4 : 10 + 5 * 2 + 4 = 24'
   turn = general_points.respond(one, ['10 5 2 4 : 10 + 5 + 2 + 4 = 24'])
   assert turn.observation == 'no partial 10 + 5 :'

@@ -84,7 +84,7 @@ def write_json(path, value):
 
 def samples(run_dir, step):
   """A few replies, one of them hostile to a page."""
-  prompt = '24 faces 11 12 13 cards K 5 2 4 :'
+  prompt = '24 faces rank cards K 5 2 4 :'
   write_lines(run_dir / 'samples' / f'{step:06d}.jsonl', [
       {'eval': 'ood', 'prompt': prompt, 'reward': 5., 'outcome': 'correct',
        'completion': '13 5 2 4 : ( 13 - 5 + 4 ) * 2 = 24'},
