@@ -27,9 +27,10 @@ def test_texts_of_both_exercises():
     assert solutions.solve(one.answer.values)
   for one in draw(200, 'translate'):
     words = one.prompt.split()
-    assert words[0] == 'faces' and words[4] == 'cards' and words[-1] == ':'
-    count = dict(zip('AJQK', [1, *map(int, words[1:4])], strict=True))
-    values = [count[w] if w in count else int(w) for w in words[5:-1]]
+    assert words[0] == 'faces' and words[2] == 'cards' and words[-1] == ':'
+    faces = {'ten': (10, 10, 10), 'rank': (11, 12, 13)}[words[1]]
+    count = dict(zip('AJQK', (1, *faces), strict=True))
+    values = [count[w] if w in count else int(w) for w in words[3:-1]]
     assert point_skills.demonstrate(one) == ' '.join(map(str, values))
 
 

@@ -1,0 +1,38 @@
+"""launch/sweep.py: one command per point, each a run that can be typed."""
+import importlib.util
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rlft import config, main
+
+ROOT = Path(__file__).parents[1]
+STARTS = ROOT / 'configs/general_points/rl_from_checkpoints.py'
+
+
+def sweep():
+  spec = importlib.util.spec_from_file_location(
+      'sweep', ROOT / 'launch/sweep.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_one_command_per_start_and_each_can_be_parsed():
+  lines = sweep().commands(f'{STARTS}:smoke', 'runs/x')
+  points = list(config.module(str(STARTS)).sweep())
+  assert len(lines) == len(points) == len(set(lines))
+  for line, point in zip(lines, points, strict=True):
+    rlft, run, *rest = shlex.split(line)
+    _, flags, overrides = main.parse(rest)
+    assert (rlft, run, overrides) == ('rlft', 'run', point)
+    found = config.load(flags['config'], overrides)
+    assert found.init == point['init']
+  folders = {shlex.split(line)[3] for line in lines}
+  assert len(folders) == len(lines)
+
+
+def test_a_config_without_a_sweep_is_refused():
+  with pytest.raises(ValueError, match='has no sweep'):
+    sweep().commands(str(ROOT / 'configs/general_points/rl.py'), 'runs/x')
