@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import envs, episodes, policy
+from rlft import envs, episodes
 from rlft.types import Task, Turn
 from tests import tiny
 
@@ -151,21 +151,14 @@ def test_what_does_not_fit_is_refused(options):
 
 
 def test_the_completer_splits_contexts_and_changes_no_text():
-  """Five contexts of two widths, two at a time, are one batch of five."""
-  contexts = [[1, 9 + i] for i in range(4)] + [[1, *range(20, 40)]]
+  """Five contexts two at a time are one batch of six with a row to spare."""
+  contexts = [[1, 9 + i] for i in range(5)]
   keys = jax.random.split(jax.random.key(0), 5)
-  new, scores = (x for x in episodes.completer(
-      tiny.model(), pad=WORDS.pad, end=WORDS.end, max_new_tokens=4,
-      temperature=1.0, rows=2)(
-          tiny.initialised(), contexts, keys))
-  width = episodes.width_of(21)
-  prompts = np.zeros((5, width), np.int32)
-  for row, context in enumerate(contexts):
-    prompts[row, width - len(context):] = context
-  out = jax.jit(lambda p, keys: policy.sample(
-      tiny.model(), tiny.initialised(), p, keys, max_new_tokens=4,
-      end=WORDS.end))(prompts, keys)
-  for row in range(5):
-    assert new[row] == out.tokens[row][out.mask[row]].tolist()
-    np.testing.assert_allclose(
-        scores[row], out.log_probs[row][out.mask[row]], atol=1e-5)
+  sizes = dict(pad=WORDS.pad, end=WORDS.end, max_new_tokens=6, temperature=1.0)
+  halves, whole = (
+      episodes.completer(tiny.model(), rows=rows, **sizes)(
+          tiny.initialised(), contexts, keys) for rows in (2, 6))
+  assert halves[0] == whole[0]
+  assert len({tuple(new) for new in whole[0]}) == 5
+  for some, all in zip(halves[1], whole[1], strict=True):
+    np.testing.assert_allclose(some, all, atol=1e-5)

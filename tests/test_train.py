@@ -167,8 +167,9 @@ def first_rollout():
 
 def test_ppo_does_more_often_what_was_better_than_expected():
   batch, _ = first_rollout()
-  good = jnp.arange(len(batch.tokens)) % 2 == 0
-  gains = jnp.where(batch.mask, jnp.where(good, 1.0, -1.0)[:, None], 0.0)
+  good = np.arange(len(batch.tokens)) % 2 == 0
+  gains = jnp.asarray(np.where(good, 1, -1)[:, None] * np.asarray(batch.mask),
+                      jnp.float32)
   job = job_of('rl')
   state, _ = job.update(job.state, batch._replace(advantages=gains))
   _, again = job_of('rl').update(state, batch._replace(advantages=gains))
@@ -233,14 +234,18 @@ def test_a_start_that_is_not_a_number_is_refused():
     train.check_start(data, {'first_ratio_max': 1.0}, 'float32')
 
 
-def test_one_pass_is_on_policy_too(tmp_path):
+def test_one_pass_is_on_policy_too():
   """Without epochs and minibatches PPO takes one plain step a rollout."""
-  config = tiny.rl_config(1)
+  config = tiny.rl_config()
   del config.passes['epochs'], config.passes['minibatches']
-  config.evals = {}
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train.metrics, 'write', lambda writer, step, row: None)
-    assert int(train.run(config, tmp_path).step) == 1
+  update, _ = train.build_update(config, tiny.model())
+  batch, data = first_rollout()
+  _, seen = jax.eval_shape(update, built('rl').state, batch)
+  assert 'first_ratio_max' not in seen
+  train.check_start(data, {'ratio_max': 1.0, 'approx_kl': 0.0}, 'float32')
+  for wrong in ({'ratio_max': 1.01}, {'ratio_max': 1.0, 'approx_kl': 1e-3}):
+    with pytest.raises(ValueError, match='first ratio is not 1'):
+      train.check_start(data, wrong, 'float32')
 
 
 def test_the_critic_is_built_where_it_is_asked_for():
@@ -250,11 +255,10 @@ def test_the_critic_is_built_where_it_is_asked_for():
 
 def test_the_seed_decides_the_parameters():
   config = tiny.sft_config()
-  config.evals = {}
-  again = train.build(config).state
-  assert bits(again) == bits(built('sft').state)
+  _, again = train.build_params(config, tiny.words())
+  assert bits(again) == bits(built('sft').state.params)
   config.seed = 1
-  assert bits(train.build(config).state.params) != bits(again.params)
+  assert bits(train.build_params(config, tiny.words())[1]) != bits(again)
 
 
 def section(every=0, steps=()):

@@ -45,14 +45,14 @@ def get_config(variant: str = '') -> ConfigDict:
   config.objective = dict(name='sft')
   config.experience = dict(
       name='mixture', rows=48, length=176, skills=dict(
-          solve=dict(weight=0.66, mistakes=0, env=dict(
+          solve=dict(weight=0.73, mistakes=0, env=dict(
               name='point_skills', skill='solve')),
           translate=dict(weight=0.24, mistakes=0, env=dict(
               name='point_skills', skill='translate')),
-          game_id=game(ID, False, 0.02),
-          game_ood=game(OOD, True, 0.02),
-          corrected_id=game(ID, False, 0.03, mistakes=4),
-          corrected_ood=game(OOD, True, 0.03, mistakes=4)))
+          game_id=game(ID, False, 0.008),
+          game_ood=game(OOD, True, 0.008),
+          corrected_id=game(ID, False, 0.007, mistakes=4),
+          corrected_ood=game(OOD, True, 0.007, mistakes=4)))
   config.optimizer = dict(
       # stopped half-way down its schedule: carried to the end, the model would
       # leave SFT little to learn (over 85 % held-out ID)
