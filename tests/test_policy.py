@@ -32,6 +32,13 @@ def scorer(temperature):
       policy.forward, tiny.model(), temperature=temperature))
 
 
+@jax.jit
+def logits_of(params, tokens):
+  variables = {'params': params['policy']}
+  hidden, _ = tiny.model().apply(variables, tokens)
+  return tiny.model().apply(variables, hidden, method='head')
+
+
 def drawn(temperature=0.7, rows=range(4), **options):
   rows = np.array(rows)
   return jax.device_get(sampler(temperature, **options)(
@@ -48,20 +55,13 @@ def test_sampled_log_probs_are_the_trainers():
 
 def test_greedy_is_the_argmax_without_a_cache():
   out = drawn(0.0)
-  variables = {'params': tiny.initialised()['policy']}
-
-  @jax.jit
-  def best(tokens):
-    hidden, _ = tiny.model().apply(variables, tokens)
-    logits = tiny.model().apply(variables, hidden, method='head')
-    return logits.argmax(-1), jax.nn.log_softmax(logits).max(-1)
-
   tokens = np.pad(PROMPTS, ((0, 0), (0, NEW)))
   for t in range(PROMPTS.shape[1], tokens.shape[1]):
-    chosen, log_p = jax.device_get(best(tokens))
-    tokens[REAL, t] = chosen[REAL, t - 1]
+    logits = np.asarray(logits_of(tiny.initialised(), tokens))[REAL, t - 1]
+    tokens[REAL, t] = logits.argmax(-1)
+    log_p = np.log(np.exp(logits).max(-1) / np.exp(logits).sum(-1))
     np.testing.assert_allclose(  # at temperature 1, as the docstring says
-        out.log_probs[REAL, t], log_p[REAL, t - 1], atol=1e-4)
+        out.log_probs[REAL, t], log_p, atol=1e-4)
   np.testing.assert_array_equal(out.tokens, tokens)
 
 
@@ -126,22 +126,23 @@ def test_a_rule_bends_the_logits():
 
 def test_frequencies_are_those_of_the_softmax_at_the_temperature():
   """Chi-square of 4000 draws over 6 words: 20.5 is its 99.9 % point."""
-  n, temperature = 4000, 0.5
-  model = transformer.make(preset='tiny', vocabulary=6)
-  params = {'policy': jax.jit(functools.partial(
-      transformer.initialise, model))(jax.random.key(0))}
+  n, temperature, words = 4000, 0.5, slice(4, 10)
   draw = jax.jit(functools.partial(
-      policy.sample, model, max_new_tokens=1, end=2, temperature=temperature))
-  prompts = jnp.tile(jnp.array([[1, 4]], jnp.int32), (n, 1))
-  tokens = draw(params, prompts, jax.random.split(jax.random.key(5), n)).tokens
-  variables = {'params': params['policy']}
-  hidden, _ = jax.jit(model.apply)(variables, prompts[:1])
-  logits = model.apply(variables, hidden[0, -1], method='head')
-  expected = n * np.asarray(jax.nn.softmax(logits / temperature))
-  counts = np.bincount(np.asarray(tokens[:, 2]), minlength=6)
-  assert ((counts - expected) ** 2 / expected).sum() < 20.5
-  flat = n * np.asarray(jax.nn.softmax(logits))  # the temperature matters
-  assert ((counts - flat) ** 2 / flat).sum() > 100
+      policy.sample, tiny.model(), max_new_tokens=1, end=NEVER,
+      temperature=temperature, rule=lambda logits: jnp.full_like(
+          logits, -jnp.inf).at[:, words].set(logits[:, words])))
+  prompts = np.tile(np.array([[1, 40]], np.int32), (n, 1))
+  tokens = draw(tiny.initialised(), jnp.asarray(prompts),
+                jax.random.split(jax.random.key(5), n)).tokens
+  padded = np.pad(prompts[:4], ((0, 0), (0, 9)))  # a shape met before
+  logits = np.asarray(
+      logits_of(tiny.initialised(), jnp.asarray(padded)))[0, 1, words]
+  share = lambda x: n * np.exp(x) / np.exp(x).sum()
+  counts = np.bincount(np.asarray(tokens[:, 2]), minlength=10)[words]
+  distance = lambda expected: ((counts - expected) ** 2 / expected).sum()
+  assert counts.sum() == n
+  assert distance(share(logits / temperature)) < 20.5
+  assert distance(share(logits)) > 100  # the temperature matters
 
 
 ROW = np.array([1, 5, 9, 7, 11, 6], np.int32)
@@ -189,16 +190,21 @@ def test_values_are_the_head_on_the_state_before():
 
 
 def test_policy_and_critic_share_no_gradient():
-  params = with_critic()
-  slope = lambda pick: jax.jit(jax.grad(lambda p: pick(policy.forward(
-      tiny.model(), p, ROWS)).sum()))(params)
-  leaves = lambda tree: [np.abs(x).max() for x in jax.tree.leaves(tree)]
-  of_scores, of_values = (
-      slope(lambda o: o.log_probs), slope(lambda o: o.values))
-  assert min(leaves(of_scores['policy'])) > 0
-  assert max(leaves(of_scores['critic'])) == 0
-  assert max(leaves(of_values['policy'])) == 0
-  assert min(leaves(of_values['critic'])) > 0
+  def both(params):
+    out = policy.forward(tiny.model(), params, ROWS)
+    return out.log_probs.sum(), out.values.sum()
+
+  @jax.jit
+  def slopes(params):
+    _, back = jax.vjp(both, params)
+    return back((1.0, 0.0))[0], back((0.0, 1.0))[0]
+
+  steepest = lambda tree: [np.abs(x).max() for x in jax.tree.leaves(tree)]
+  of_scores, of_values = slopes(with_critic())
+  assert min(steepest(of_scores['policy'])) > 0
+  assert max(steepest(of_scores['critic'])) == 0
+  assert max(steepest(of_values['policy'])) == 0
+  assert min(steepest(of_values['critic'])) > 0
 
 
 def test_without_a_critic_values_are_zeros():

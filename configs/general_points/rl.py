@@ -30,7 +30,7 @@ def get_config(variant: str = '') -> ConfigDict:
       length=36, reward_scale=0.2)
   config.passes = dict(epochs=2, minibatches=4)
   config.optimizer = dict(
-      learning_rate=1e-4, critic_learning_rate=5e-4, schedule='constant',
+      learning_rate=2e-5, critic_learning_rate=5e-4, schedule='constant',
       warmup_steps=0, weight_decay=0.0)
   config.evals = pretrain.panel(kl=256)
   steps = (0, 10, 20)
