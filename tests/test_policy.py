@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rlft import policy
-from rlft.models import transformer
 from tests import tiny
 
 NEW = 6
