@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[1]
 def test_the_tour_runs(tmp_path, monkeypatch):
   monkeypatch.setenv('RLFT_VARIANT', 'smoke')
   monkeypatch.setenv('RLFT_RUNS', str(tmp_path / 'tour'))
-  monkeypatch.setenv('MPLBACKEND', 'agg')
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   tour = nbformat.read(ROOT / 'notebooks' / 'tour.ipynb', as_version=4)
   nbclient.NotebookClient(

@@ -148,7 +148,8 @@ def test_nothing_is_compiled_after_the_first_steps(whole):
   _, run_dir, _ = whole
   counts = [row['compilations'] for row in metrics.read(
       run_dir / 'metrics.jsonl')]
-  assert counts[0] > 0 and counts[1:] == [counts[1]] * 3
+  # the first may be 0: runs of one process share what they compile
+  assert counts[1:] == [counts[1]] * 3
 
 
 def test_sft_learns_its_demonstrations():

@@ -3,6 +3,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlft import config as door
 from rlft import tokenizer
@@ -26,23 +27,15 @@ def model() -> transformer.Model:
 @functools.cache
 def initialised(seed: int = 0) -> dict:
   """Fresh parameters {'policy': ...}; nobody may donate them."""
-  make = jax.jit(functools.partial(transformer.initialise, model()))
-  return {'policy': make(jax.random.key(seed))}
+  return {'policy': transformer.initialise(model(), jax.random.key(seed))}
 
 
 def noised(params: dict, scale: float, seed: int = 1) -> dict:
   """A copy with Gaussian noise of this deviation on every parameter."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return tree.unflatten([
-      x + scale * jax.random.normal(k, x.shape)
-      for x, k in zip(leaves, keys, strict=True)])
-
-
-def some_tokens(rows: int, columns: int, seed: int = 0) -> jax.Array:
-  """Random words, none of them special."""
-  return jax.random.randint(
-      jax.random.key(seed), (rows, columns), 4, words().vocabulary, jnp.int32)
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+      lambda x: jnp.asarray(x + scale * rng.normal(size=x.shape), x.dtype),
+      params)
 
 
 def sft_config(num_steps: int = 4):

@@ -9,6 +9,7 @@ Tokens say everything about layout: `pad_id` is never attended to, wherever it
 stands, and a document begins at `bos_id`: attention and positions never cross
 it, so several documents may share a row.
 """
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -278,6 +279,7 @@ def make(*, preset: str, vocabulary: int, dtype: str = 'float32') -> Model:
       vocabulary=vocabulary, dtype=jnp.dtype(dtype), **PRESETS[preset])
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def initialise(model: Model, key: Array) -> PyTree:
   """Fresh float32 parameters."""
   return model.init(key, jnp.ones((1, 2), jnp.int32))['params']

@@ -16,10 +16,10 @@ ROW = np.array([BOS, 5, 9, 7, 11, 6, 8], np.int32)  # no token twice
 
 @functools.cache
 def built(name):
-  """(model, jitted initialise, hidden states and cached states)."""
+  """(model, initialise, hidden states and cached states)."""
   family = parts.load('models', name)
   model = family.make(preset='tiny', vocabulary=V)
-  fresh = jax.jit(functools.partial(family.initialise, model))
+  fresh = functools.partial(family.initialise, model)
   hidden = jax.jit(lambda p, tokens: model.apply({'params': p}, tokens)[0])
   step = jax.jit(
       lambda p, tokens, cache: model.apply({'params': p}, tokens, cache))

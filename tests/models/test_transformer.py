@@ -1,5 +1,4 @@
 """The transformer's own pieces, each beside a plain version of itself."""
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,7 @@ def tiny(**changes):
 
 
 def fresh(model):
-  return jax.jit(functools.partial(transformer.initialise, model))(
-      jax.random.key(0))
+  return transformer.initialise(model, jax.random.key(0))
 
 
 def apply(model, params, tokens=TOKENS):

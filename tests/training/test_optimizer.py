@@ -73,16 +73,12 @@ def test_every_option_has_an_effect(options):
 
   def path(**options):
     tx = optimizer.make(**(dict(num_steps=10, learning_rate=0.1) | options))
-    params = {'policy': PARAMS['policy']}
-
-    def step(carry, scale):
-      params, state = carry
-      grads = jax.tree.map(lambda g: scale * g, {'policy': GRADS['policy']})
+    params, state = {'policy': PARAMS['policy']}, None
+    for scale in (1.0, -0.5, 0.1):
+      state = tx.init(params) if state is None else state
+      grads = {'policy': {'w': scale * GRADS['policy']['w']}}
       changes, state = tx.update(grads, state, params)
-      return (jax.tree.map(jnp.add, params, changes), state), None
-
-    (params, _), _ = jax.lax.scan(
-        step, (params, tx.init(params)), jnp.array([1.0, -0.5, 0.1]))
+      params = jax.tree.map(jnp.add, params, changes)
     return np.asarray(params['policy']['w'])
 
   plain = path(**({'eps': 0.1} if 'clip_norm' in options else {}))
