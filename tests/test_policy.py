@@ -173,8 +173,8 @@ def test_a_new_critic_values_everything_at_zero_and_is_a_copy():
 def test_a_value_depends_on_what_is_before_its_token_alone():
   values = np.asarray(scorer(1.0)(with_critic(), ROWS).values)
   for s in range(6):
-    same = values[1 + s] == values[0]
-    assert same.tolist() == [t <= s for t in range(6)]
+    gap = np.abs(values[1 + s] - values[0])
+    assert (gap[:s + 1] < 1e-5).all() and (gap[s + 1:] > 1e-4).all()
 
 
 def test_values_are_the_head_on_the_state_before():
