@@ -57,18 +57,29 @@ def analyse(
   factors = [_factors(n, checkpoints[n], select) for n in (before, after)]
   rows, curves = [], {'top': np.asarray(FRACTIONS, np.float32)}
   for path, module in trees.modules(list(weights)).items():
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
-    found = _module(
-        _stacked(weights[path]), _stacked(targets[path]),
-        *(_stacked_svd(f[path]) for f in factors),
-        keys=jax.random.split(key, draws), top=top)
-    rows += _rows(module, found)
-    curves |= {f'{module}/{k}': v for k, v in _curves(found).items()}
+    found, arrays = compare_stack(
+        path, weights[path], targets[path], *(f[path] for f in factors),
+        module=module, seed=seed, top=top, draws=draws)
+    rows += found
+    curves |= {f'{module}/{k}': v for k, v in arrays.items()}
   return {
       'before': before, 'after': after, 'seed': seed, 'top': top,
       'draws': draws,
       'null': f'Gaussian update of equal Frobenius norm, {draws} draws',
       'rows': sorted(rows, key=lambda row: row['layer']), 'curves': curves}
+
+
+def compare_stack(
+    path: str, before: Float[Array, '*L M N'], after: Float[Array, '*L M N'],
+    before_factors: svd.SVD, after_factors: svd.SVD, *, module: str,
+    seed: int = 0, top: svd.Fraction = 0.2, draws: int = 4,
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+  """Rows and curves of one parameter; its null depends on seed and path."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+  found = _module(
+      _stacked(before), _stacked(after), _stacked_svd(before_factors),
+      _stacked_svd(after_factors), keys=jax.random.split(key, draws), top=top)
+  return _rows(module, found), _curves(found)
 
 
 def _factors(name: str, params: PyTree, select: str) -> dict[str, svd.SVD]:
