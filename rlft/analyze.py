@@ -68,6 +68,7 @@ def split_row(found: dict) -> dict:
   return {
       name: {k: found[k] for k in ('n', 'success', 'low', 'high')},
       f'{name}_solved': found['solved'],
+      f'{name}_problems': found['problems'],
       f'outcomes_{name}': found['outcomes'],
       f'number_field_{name}': found['number_field']}
 

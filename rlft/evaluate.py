@@ -16,6 +16,7 @@ from rlft import envs, episodes, policy
 from rlft.ops import intervals, log_probs, masked
 from rlft.tokenizer import Tokenizer
 from rlft.training import metrics
+from rlft.types import Task
 
 
 class Evaluation(NamedTuple):
@@ -49,6 +50,7 @@ def make(
   if independent > 1 and temperature == 0:
     raise ValueError(f'{name}: independent samples need a temperature above 0')
   tasks = world.hands(seed, n)
+  problems = numbered(tasks, world.problem)
   complete = episodes.completer(
       model, pad=tokenizer.pad, end=tokenizer.end,
       max_new_tokens=max_new_tokens,
@@ -68,6 +70,7 @@ def make(
     written = sum(len(e.turns) for group in played for e in group)
     row = {'eval': name, 'tries': tries, 'independent': independent,
            'temperature': temperature, **summarise(played),
+           'problems': problems,
            'completions_per_second': written / (time.monotonic() - began)}
     if reference is not None:
       row |= reference(params)
@@ -76,6 +79,17 @@ def make(
     return row, [describe(name, e) for e in played[0][:keep]]
 
   return Evaluation(name, run, frozenset(steps))
+
+
+def numbered(tasks: Sequence[Task], problem: Callable | None) -> list[int]:
+  """Which tasks are one problem in other words, by number; none by default.
+
+  Their outcomes are correlated, so intervals draw problems, not tasks.
+  """
+  if problem is None:
+    return list(range(len(tasks)))
+  order: dict[Any, int] = {}
+  return [order.setdefault(problem(task), len(order)) for task in tasks]
 
 
 def solved(episode: episodes.Episode) -> bool:

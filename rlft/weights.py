@@ -127,7 +127,7 @@ def ship(checkpoint_name: str, asset: str) -> Path:
   run_dir, _ = checkpoint.split(checkpoint_name)
   step = checkpoint.resolve_step(checkpoint_name)
   log = metrics.read(run_dir / 'evals.jsonl')
-  scores = [{k: v for k, v in row.items() if k != 'solved'}
+  scores = [{k: v for k, v in row.items() if k not in ('solved', 'problems')}
             for row in log if row['step'] == step]
   config = checkpoint.run_config(run_dir)
   git = (run_dir / 'git.txt').read_text().split('\n')

@@ -217,3 +217,15 @@ def test_an_evaluation_of_few_steps_is_made_at_those(tmp_path):
   for step in (0, 2, 4):
     evaluate.record(tmp_path, step, [noted(calls, 'rare', [2])], float(step))
   assert [r['step'] for r in metrics.read(tmp_path / 'evals.jsonl')] == [2]
+
+
+def test_hands_of_one_multiset_are_one_problem():
+  world = envs.bind('general_points', split='held_out')
+  tasks = world.hands(0, 60)
+  numbers = evaluate.numbered(tasks, world.problem)
+  multisets = [tuple(sorted(t.answer.values)) for t in tasks]
+  for i, first in enumerate(multisets):
+    for j, second in enumerate(multisets):
+      assert (numbers[i] == numbers[j]) == (first == second)
+  assert max(numbers) + 1 == len(set(multisets)) < 60
+  assert evaluate.numbered(tasks, None) == list(range(60))

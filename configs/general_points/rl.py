@@ -20,7 +20,7 @@ def get_config(variant: str = '') -> ConfigDict:
   config.base = sft.BASE[config.model.preset]
   config.critic = True
   config.objective = dict(
-      name='ppo', clip=0.2, value_clip=0.2, value_coef=0.5, entropy_coef=0.0,
+      name='ppo', clip=0.2, value_clip=None, value_coef=0.5, entropy_coef=0.0,
       kl_coef=0.0, kl_estimator='k3')
   config.advantages = dict(
       discount=1.0, lam=0.95, whiten=True, kl_reward_coef=0.0,
@@ -30,8 +30,9 @@ def get_config(variant: str = '') -> ConfigDict:
       length=36, reward_scale=0.2)
   config.passes = dict(epochs=2, minibatches=4)
   config.optimizer = dict(
-      learning_rate=2e-5, critic_learning_rate=5e-4, schedule='constant',
-      warmup_steps=0, weight_decay=0.0)
+      learning_rate=2e-5, critic_learning_rate=2e-4, schedule='constant',
+      # the critic starts at zero: it learns the mean return first
+      warmup_steps=16, critic_warmup_steps=0, weight_decay=0.0)
   config.evals = pretrain.panel(kl=256)
   steps = (0, 10, 20)
   if 'tries' in words:

@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
 
 PLACE = {'layers': None, 'modules': None}  # fractions of the depth; short names
-STEP = {'amount': None, 'distance': None}  # give one of the two
+STEP = {'amount': None, 'distance': None, 'match': None}  # give one
 KINDS = {
     'none': Kind({}, True),
     'values': Kind(dict(top=1.0, tail=0.0, **PLACE), False),
@@ -70,17 +70,22 @@ def edits(
 
   An entry is `dict(kind='vectors', top=0.2, layers=(0, 0.25))`: see KINDS for
   the kinds and their keywords. `interpolate` and `noise` go by `amount`, a
-  fraction of the way, or by `distance`, the Frobenius distance to `after` they
-  shall end at. The whole sweep is checked before the first edit: ValueError
+  fraction of the way, by `distance`, the Frobenius distance to `after` they
+  shall end at, or by `match`, the label of an earlier edit whose distance it
+  shall be. The whole sweep is checked before the first edit: ValueError
   names an unknown kind or keyword, two equal entries, or an empty range.
   """
   trees.same(before, after)
   shared = _share(before, after, seed, select)
   plans = [_plan(entry, shared) for entry in sweep]
   labels = [label for label, _, _ in plans]
-  for label in labels:
+  for at, (label, _, options) in enumerate(plans):
     if labels.count(label) > 1:
       raise ValueError(f'the sweep holds {label!r} twice; drop one')
+    if options.get('match') not in (None, *labels[:at]):
+      raise ValueError(
+          f'{label}: no earlier edit {options["match"]!r} to match; known: '
+          f'{", ".join(labels[:at]) or "none"}')
   return _edits(before, after, shared, plans)
 
 
@@ -112,11 +117,18 @@ def _edits(
     before: PyTree, after: PyTree, shared: _Sweep,
     plans: list[tuple[str, str, dict[str, Any]]],
 ) -> Iterator[Edited]:
+  moved: dict[str, float] = {}  # by label: how far each edit went
   for label, kind, options in plans:
+    if options.get('match') is not None:
+      options = {**options, 'match': None, 'distance': moved[options['match']]}
+      try:
+        _check(kind, options, shared)
+      except ValueError as error:
+        raise ValueError(f'{label}: {error}') from error
     params = trees.replace(after, _edit(kind, options, shared))
+    moved[label] = float(trees.distance(params, after))
     yield Edited(
-        label, kind, KINDS[kind].control, params,
-        float(trees.distance(params, after)),
+        label, kind, KINDS[kind].control, params, moved[label],
         float(trees.distance(params, before)))
 
 
@@ -148,6 +160,8 @@ def _label(kind: str, options: dict[str, Any]) -> str:
   for name, value in options.items():
     if name == 'amount' and value is not None:
       words.append(f'{float(value):g}')
+    elif name == 'match' and value is not None:
+      words.append(f'match={value.replace(" ", ":")}')
     elif name == 'top':
       words.append(f'top={float(value)}')
     elif name == 'layers' and value is not None:
@@ -179,8 +193,10 @@ def _check(kind: str, options: dict[str, Any], shared: _Sweep) -> None:
     if top + tail > 1 + 1e-6:
       raise ValueError('top and tail overlap; their sum is at most 1')
   if 'amount' in options:
-    if (options['amount'] is None) == (options['distance'] is None):
-      raise ValueError('give either amount or distance')
+    if sum(options[name] is not None for name in STEP) != 1:
+      raise ValueError(f'give one of {", ".join(STEP)}')
+    if options['match'] is not None:
+      return  # known once the other edit has been made
     amount = _amount(options, shared)
     high = 1 if kind == 'interpolate' else math.inf
     if not 0 <= amount <= high + 1e-6:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from rlft import parts
 
-OFFERS = ('sample', 'hands', 'respond', 'demonstrate', 'mistake')
+OFFERS = (
+    'sample', 'hands', 'respond', 'demonstrate', 'mistake', 'problem')
 
 
 class Environment(NamedTuple):
@@ -16,6 +17,7 @@ class Environment(NamedTuple):
   respond: Callable  # (task, completions so far) -> Turn
   demonstrate: Callable  # (task) -> the oracle's completion
   mistake: Callable | None  # (rng, task) -> a plausible wrong completion
+  problem: Callable | None  # (task) -> what tasks with one solution share
 
 
 def bind(name: str, **rules: Any) -> Environment:

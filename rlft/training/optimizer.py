@@ -42,30 +42,35 @@ def make(
     *, num_steps: int, learning_rate: float, schedule: str = 'constant',
     warmup_steps: int = 0, horizon: int = 0,
     critic_learning_rate: float | None = None,
+    critic_warmup_steps: int | None = None,
     b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
     eps_root: float = 0.0, weight_decay: float = 0.0, clip_norm: float = 1.0,
 ) -> optax.GradientTransformation:
   """AdamW per group of parameters: 'policy' and, where there is one, 'critic'.
 
   Gradients are clipped per group, so that a critic's error does not shrink the
-  policy's step. Schedules that end do so after `num_steps` optimizer steps, or
-  after `horizon` where that is set: a run may stop before its schedule does.
+  policy's step. The critic's rate and warm-up are the policy's unless given: a
+  policy that warms up while its critic does not lets the critic, which starts
+  at zero, learn the mean return first. Schedules that end do so after
+  `num_steps` optimizer steps, or after `horizon` where that is set: a run may
+  stop before its schedule does.
   """
   if schedule not in SCHEDULES:
     raise ValueError(
         f'no schedule {schedule!r}; known: {", ".join(sorted(SCHEDULES))}')
 
-  def group(rate):
+  def group(rate, warmup):
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
-            SCHEDULES[schedule](rate, warmup_steps, horizon or num_steps),
+            SCHEDULES[schedule](rate, warmup, horizon or num_steps),
             b1=b1, b2=b2,
             eps=eps, eps_root=eps_root, weight_decay=weight_decay))
 
-  critic = learning_rate if critic_learning_rate is None else (
-      critic_learning_rate)
+  given = lambda own, other: other if own is None else own
+  critic = group(given(critic_learning_rate, learning_rate),
+                 given(critic_warmup_steps, warmup_steps))
   return optax.partition(
-      {'policy': group(learning_rate), 'critic': group(critic)},
+      {'policy': group(learning_rate, warmup_steps), 'critic': critic},
       lambda params: {
           k: jax.tree.map(lambda _, k=k: k, v) for k, v in params.items()})

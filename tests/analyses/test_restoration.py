@@ -153,6 +153,20 @@ def test_interpolation_matched_to_an_edit():
       rest + edit.distance_to_after, whole, rtol=1e-5)
 
 
+def test_a_matched_control_goes_as_far_as_its_edit():
+  first = 'vectors top=0.5 layers=0:0.25'
+  entries = [dict(kind='vectors', top=.5, layers=(0, .25))] + [
+      dict(kind=kind, match=first) for kind in ('interpolate', 'noise')]
+  edits = list(restoration.edits(BEFORE, AFTER, sweep=entries))
+  assert edits[1].label == (
+      'interpolate match=vectors:top=0.5:layers=0:0.25')
+  for control in edits[1:]:
+    np.testing.assert_allclose(
+        control.distance_to_after, edits[0].distance_to_after, rtol=1e-5)
+  with pytest.raises(ValueError, match=r'no earlier edit.*known: none'):
+    restoration.edits(BEFORE, AFTER, sweep=entries[::-1])
+
+
 def test_edits_come_one_at_a_time_and_factors_once(monkeypatch):
   run(*SWEEP)  # the polar corrections inside the edits are traced by now
   calls = []
@@ -177,8 +191,8 @@ def test_edits_come_one_at_a_time_and_factors_once(monkeypatch):
     (dict(kind='revert', layers=(.3, .4)), 'none of 4 layers'),
     (dict(kind='revert', modules=('gate',)), 'no module gate; known: out, que'),
     (dict(kind='revert', modules=()), 'no selected matrix'),
-    (dict(kind='noise'), 'either amount or distance'),
-    (dict(kind='noise', amount=.1, distance=1), 'either amount or distance'),
+    (dict(kind='noise'), 'give one of amount'),
+    (dict(kind='noise', amount=.1, distance=1), 'give one of amount'),
     (dict(kind='interpolate', amount=1.5), 'not between 0'),
     (dict(kind='interpolate', distance=99), 'not between 0'),
     (dict(kind='noise', amount=-1), 'not between 0')])
