@@ -57,7 +57,8 @@ def _apply(
     v: Float[Array, 'M B'], t: Float[Array, 'B B'], x: Float[Array, 'M N'],
 ) -> Float[Array, 'M N']:
   """(I - v t v') x."""
-  return x - products.full(v, products.full(t, products.full(v.mT, x)))
+  inside = products.full(t, products.large(v.mT, x))
+  return products.large(-v, inside, onto=x)
 
 
 def _panel(a: Float[Array, 'M B'], first: int | Int[Array, '']) -> _Panel:

@@ -54,18 +54,19 @@ def svd(w: Float32[Array, 'M N'], *, block: int | None = None) -> Found:
   size = n + -n % (2 * block)
   largest = jnp.max(jnp.abs(w))
   scale = jnp.where(largest > 0, largest, 1)
-  a = jnp.pad(w / scale, ((0, max(size - m, 0)), (0, size - n)))
-  tall = m > size
+  height = max(size, m + -m % (2 * block))
+  a = jnp.pad(w / scale, ((0, height - m), (0, size - n)))
+  tall = height > size
   if tall:
     outer, a = householder.qr(a, block=block)
   u, s, v, trips = _square(a, block)
-  u = products.full(outer, u) if tall else u
+  u = products.large(outer, u) if tall else u
   return Found(u[:m, :n], s[:n] * scale, v[:n, :n], trips)
 
 
 def _square(a: Float[Array, 'N N'], block: int) -> Found:
   v, coarse = _coarse(a, block)
-  turned = products.full(a, v)
+  turned = products.large(a, v)
   # Padding is zero columns; it stays last because the sort is stable.
   order = jnp.argsort(-jnp.sum(turned * turned, axis=0))
   v = v[:, order]
@@ -79,7 +80,7 @@ def _square(a: Float[Array, 'N N'], block: int) -> Found:
       columns / jnp.where(empty, 1, length), block=block)
   y = y * jnp.where(jnp.diagonal(r) < 0, -1, 1)
   # r = j diag(length) y', so a = (q j) diag(length) (v y)'.
-  found = polish.polish(a, products.full(q, j), products.full(v, y))
+  found = polish.polish(a, products.large(q, j), products.large(v, y))
   return Found(found.u, found.s, found.v, Trips(coarse, full, found.trips))
 
 
@@ -114,7 +115,7 @@ def _converge(
     z, count, _ = state
     z, _ = _sweep(z, products.full)
     x = z.reshape(n, 2 * n)[:, :n]
-    return z, count + 1, _left(products.full(x, x.T))
+    return z, count + 1, _left(products.large(x, x.T))
 
   z, count, _ = jax.lax.while_loop(
       go, sweep, (_pairs(w.T, block), jnp.int32(0), jnp.float32(1)))
@@ -150,27 +151,52 @@ def _sweep(
 ) -> tuple[Float[Array, 'P S Z'], Float[Array, '']]:
   """Every pair of columns once; the largest cross term met, relative."""
   pairs, side, width = z.shape
-  half = side // 2
   lengths = jnp.sum(jnp.square(z[..., :width // 2]), axis=-1)
   largest = jnp.sqrt(jnp.max(lengths))
   off = ~jnp.eye(side, dtype=bool)
 
   def play(_, state):
     z, worst = state
-    x = z[..., :width // 2]
-    gram = product(x, x.mT)
+    gram = _grams(z, product)
     length = jnp.sqrt(jnp.maximum(
         jnp.diagonal(gram, axis1=1, axis2=2), jnp.finfo(jnp.float32).tiny))
     cross = jnp.abs(gram) / jnp.maximum(
         length[:, :, None], length[:, None, :])
     worst = jnp.maximum(worst, jnp.max(jnp.where(off, cross, 0)))
-    z = product(_rotations(gram, NOISE / 16 * largest), z)
-    top, bottom = _move(z[:, :half], z[:, half:], 0)
-    return jnp.concatenate([top, bottom], axis=1), worst
+    turns = _rotations(gram, NOISE / 16 * largest)
+    return _turned(turns, z, product), worst
 
   z, worst = jax.lax.fori_loop(
       0, max(2 * pairs - 1, 1), play, (z, jnp.zeros((), z.dtype)))
   return z, worst / jnp.where(largest > 0, largest, 1)
+
+
+def _grams(z: Float[Array, 'P S Z'], product) -> Float[Array, 'P S S']:
+  """Inner products of the columns of each pair (the first half of z)."""
+  pairs, side, width = z.shape
+  panel = products.panel(width // 2)
+
+  def add(i, gram):
+    x = jax.lax.dynamic_slice_in_dim(z, i * panel, panel, 2)
+    return gram + product(x, x.mT)
+
+  return jax.lax.fori_loop(
+      0, width // 2 // panel, add, jnp.zeros((pairs, side, side), z.dtype))
+
+
+def _turned(
+    q: Float[Array, 'P S S'], z: Float[Array, 'P S Z'], product,
+) -> Float[Array, 'P S Z']:
+  """q z with its blocks moved on to the next round, a panel at a time."""
+  panel = products.panel(z.shape[-1])
+  half = z.shape[1] // 2
+
+  def turn(i, z):
+    part = product(q, jax.lax.dynamic_slice_in_dim(z, i * panel, panel, 2))
+    part = jnp.concatenate(_move(part[:, :half], part[:, half:], 0), axis=1)
+    return jax.lax.dynamic_update_slice_in_dim(z, part, i * panel, 2)
+
+  return jax.lax.fori_loop(0, z.shape[-1] // panel, turn, z)
 
 
 def _move(top: Array, bottom: Array, axis: int) -> tuple[Array, Array]:

@@ -28,15 +28,17 @@ class Polished(NamedTuple):
   trips: Int[Array, '']
 
 
-def newton(q: Float[Array, '*L M N']) -> Float[Array, '*L M N']:
+def newton(
+    q: Float[Array, '*L M N'], product=products.full,
+) -> Float[Array, '*L M N']:
   """One step of Newton and Schulz towards orthonormal rows."""
-  return 1.5 * q - 0.5 * products.full(products.full(q, q.mT), q)
+  return 1.5 * q - 0.5 * product(product(q, q.mT), q)
 
 
 def orthonormal(q: Float[Array, 'N N']) -> Float[Array, 'N N']:
   """The nearest orthonormal matrix, of one that is within a tenth of it."""
   # Cubic errors .1 -> .01 -> 1e-6 -> float32's.
-  return jax.lax.fori_loop(0, 4, lambda _, x: newton(x), q)
+  return jax.lax.fori_loop(0, 4, lambda _, x: newton(x, products.large), q)
 
 
 def polish(
@@ -48,13 +50,13 @@ def polish(
   def step(state):
     u, v, count, _ = state
     s, du, dv, size = _corrections(a, u, v)
-    u = u + products.full(u, du)
-    v = v + products.full(v, dv)
+    u = u + products.large(u, du)
+    v = v + products.large(v, dv)
     return u, v, count + 1, size
 
   u, v, trips, _ = jax.lax.while_loop(
       go, step, (u, v, jnp.int32(0), jnp.float32(1)))
-  s = jnp.sum(u * products.full(a, v), axis=0)
+  s = jnp.sum(u * products.large(a, v), axis=0)
   u = u * jnp.where(s < 0, -1, 1)
   order = jnp.argsort(-jnp.abs(s))
   return Polished(u[:, order], jnp.abs(s)[order], v[:, order], trips)
@@ -65,8 +67,8 @@ def _corrections(
 ) -> tuple[Array, Array, Array, Array]:
   """Values, what to add to u and v (in their own bases), the largest turn."""
   eye = jnp.eye(a.shape[0], dtype=a.dtype)
-  inside = products.full(u.T, products.full(a, v))
-  r, t = eye - products.full(u.T, u), eye - products.full(v.T, v)
+  inside = products.large(u.T, products.large(a, v))
+  r, t = eye - products.large(u.T, u), eye - products.large(v.T, v)
   s = jnp.diagonal(inside) / (
       1 - (jnp.diagonal(r) + jnp.diagonal(t)) / 2)
   row, column = s[:, None], s[None, :]
