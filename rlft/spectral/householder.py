@@ -73,18 +73,19 @@ def _panel(a: Float[Array, 'M B'], first: int | Int[Array, '']) -> _Panel:
     scale = jnp.max(jnp.abs(x))  # squares of tiny numbers underflow
     x = x / jnp.where(scale > 0, scale, 1)
     head = x[pivot]
-    length = jnp.sqrt(jnp.sum(x * x))
+    length = jnp.sqrt(products.total((x * x)[:, None])[0])
     end = jnp.where(head >= 0, -length, length)
     u = jnp.where(rows == pivot, head - end, x)
-    size = jnp.sum(u * u)
+    size = products.total((u * u)[:, None])[0]
     u = u / jnp.sqrt(jnp.where(size > 0, size, 1))
     tau = jnp.where(size > 0, 2., 0.)
     # Sums of products, not a dot of vectors: exact in float32 everywhere.
-    a = a - tau * u[:, None] * jnp.sum(u[:, None] * a, axis=0)
+    inside = products.total(u[:, None] * a)
+    a = a - tau * u[:, None] * inside[None, :]
     a = a.at[:, j].set(jnp.where(
         rows > pivot, 0, jnp.where(rows == pivot, end * scale, a[:, j])))
-    overlap = jnp.sum(v * u[:, None], axis=0)
-    new = -tau * jnp.sum(t * overlap, axis=1)
+    overlap = products.total(v * u[:, None])
+    new = -tau * jnp.sum(t * overlap[None, :], axis=1)
     t = t.at[:, j].set(new.at[j].set(tau))
     return v.at[:, j].set(u), t, a
 

@@ -55,40 +55,45 @@ def svd(w: Float32[Array, 'M N'], *, block: int | None = None) -> Found:
   largest = jnp.max(jnp.abs(w))
   scale = jnp.where(largest > 0, largest, 1)
   height = max(size, m + -m % (2 * block))
-  a = jnp.pad(w / scale, ((0, height - m), (0, size - n)))
+  # Scaled where it is used: a scaled copy would be one more matrix.
+  a = jnp.pad(w, ((0, height - m), (0, size - n)))
   tall = height > size
   if tall:
     outer, a = householder.qr(a, block=block)
-  u, s, v, trips = _square(a, block)
+  u, s, v, trips = _square(a, 1 / scale, block)
   u = products.large(outer, u) if tall else u
   return Found(u[:m, :n], s[:n] * scale, v[:n, :n], trips)
 
 
-def _square(a: Float[Array, 'N N'], block: int) -> Found:
-  v, coarse = _coarse(a, block)
-  turned = products.large(a, v)
+def _square(
+    a: Float[Array, 'N N'], inverse: Float[Array, ''], block: int,
+) -> Found:
+  """The triplets of a * inverse."""
+  v, coarse = _coarse(a.T * inverse, block)
+  turned = products.large(a, v * inverse)
   # Padding is zero columns; it stays last because the sort is stable.
   order = jnp.argsort(-jnp.sum(turned * turned, axis=0))
   v = v[:, order]
   q, r = householder.qr(turned[:, order], block=block)
   columns, j, full = _converge(r.T, block)
-  length = jnp.sqrt(jnp.sum(columns * columns, axis=0))
+  length = jnp.sqrt(products.total(columns * columns))
   order = jnp.argsort(-length)
   columns, j, length = columns[:, order], j[:, order], length[order]
   empty = length <= jnp.finfo(jnp.float32).tiny
   y, r = householder.qr(
-      columns / jnp.where(empty, 1, length), block=block)
-  y = y * jnp.where(jnp.diagonal(r) < 0, -1, 1)
+      columns / jnp.where(empty, 1, length)[None, :], block=block)
+  y = y * jnp.where(jnp.diagonal(r) < 0, -1, 1)[None, :]
   # r = j diag(length) y', so a = (q j) diag(length) (v y)'.
-  found = polish.polish(a, products.large(q, j), products.large(v, y))
+  found = polish.polish(
+      a, inverse, products.large(q, j), products.large(v, y))
   return Found(found.u, found.s, found.v, Trips(coarse, full, found.trips))
 
 
 def _coarse(
-    a: Float[Array, 'N N'], block: int,
+    at: Float[Array, 'N N'], block: int,
 ) -> tuple[Float[Array, 'N N'], Int[Array, '']]:
   """Orthonormal v with nearly orthogonal a v, and the sweeps it took."""
-  n = a.shape[0]
+  n = at.shape[0]
   go = lambda state: jnp.logical_and(
       state[2] > COARSE_ENOUGH, state[1] < COARSE_SWEEPS)
 
@@ -98,7 +103,7 @@ def _coarse(
     return z, count + 1, worst
 
   z, count, _ = jax.lax.while_loop(
-      go, sweep, (_pairs(a.T, block), jnp.int32(0), jnp.float32(1)))
+      go, sweep, (_pairs(at, block), jnp.int32(0), jnp.float32(1)))
   vt = z.reshape(n, 2 * n)[:, n:]
   return polish.orthonormal(vt).T, count
 
@@ -114,8 +119,7 @@ def _converge(
   def sweep(state):
     z, count, _ = state
     z, _ = _sweep(z, products.full)
-    x = z.reshape(n, 2 * n)[:, :n]
-    return z, count + 1, _left(products.large(x, x.T))
+    return z, count + 1, _left(z.reshape(n, 2 * n))
 
   z, count, _ = jax.lax.while_loop(
       go, sweep, (_pairs(w.T, block), jnp.int32(0), jnp.float32(1)))
@@ -123,18 +127,37 @@ def _converge(
   return z[:, :n].T, z[:, n:].T, count
 
 
-def _left(gram: Float[Array, 'N N']) -> Float[Array, '']:
+def _left(z: Float[Array, 'N Z']) -> Float[Array, '']:
   """The largest cross term that `polish` cannot remove, over the largest value.
 
-  |x_i . x_j| / max(|x_i|, |x_j|) is what stands off the diagonal of u' w v.
+  |x_i . x_j| / max(|x_i|, |x_j|) is what stands off the diagonal of u' w v; the
+  x_i are the first halves of the rows of z.
   """
-  length = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0))
-  row, column = length[:, None], length[None, :]
-  longer = jnp.maximum(row, column)
-  cross = jnp.abs(gram) / jnp.where(longer > 0, longer, 1)
-  near = cross > polish.REACH * jnp.abs(row - column)
-  off = ~jnp.eye(gram.shape[0], dtype=bool)
-  worst = jnp.max(jnp.where(jnp.logical_and(near, off), cross, 0))
+  n = z.shape[0]
+  panel = products.panel(n)
+  tiles = n // panel
+  length = jnp.sqrt(jnp.sum(jnp.square(z[:, :n]), axis=1))
+  index = jnp.arange(panel)
+
+  def tile(i, worst):
+    row, column = i // tiles * panel, i % tiles * panel
+    add = lambda k, gram: gram + products.full(
+        jax.lax.dynamic_slice(z, (row, k * panel), (panel, panel)),
+        jax.lax.dynamic_slice(z, (column, k * panel), (panel, panel)).T)
+    gram = jax.lax.fori_loop(
+        0, tiles, add, jnp.zeros((panel, panel), z.dtype))
+    first, second = (
+        jax.lax.dynamic_slice_in_dim(length, at, panel)
+        for at in (row, column))
+    first, second = first[:, None], second[None, :]
+    longer = jnp.maximum(first, second)
+    cross = jnp.abs(gram) / jnp.where(longer > 0, longer, 1)
+    here = jnp.logical_and(
+        cross > polish.REACH * jnp.abs(first - second),
+        row + index[:, None] != column + index[None, :])
+    return jnp.maximum(worst, jnp.max(jnp.where(here, cross, 0)))
+
+  worst = jax.lax.fori_loop(0, tiles**2, tile, jnp.zeros((), z.dtype))
   largest = jnp.max(length)
   return worst / jnp.where(largest > 0, largest, 1)
 
@@ -242,7 +265,7 @@ def _rotations(
            eye[:, :half], eye[:, half:])
   state = jax.lax.fori_loop(0, side - 1, step, state)
   # A step of Newton and Schulz, so that rounding does not add up over sweeps.
-  return polish.newton(jnp.concatenate(state[4:], axis=1))
+  return polish.newton(jnp.concatenate(state[4:], axis=1), products.full)
 
 
 def _angles(

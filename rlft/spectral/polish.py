@@ -6,6 +6,7 @@ their directions cannot be told apart: such pairs are only kept orthogonal.
 Source: Ogita and Aishima 2020, J. Comput. Appl. Math. 369, 112512 (singular
 values), after 2018, Japan J. Indust. Appl. Math. 35, 1007 (eigenvalues).
 """
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,8 +30,7 @@ class Polished(NamedTuple):
 
 
 def newton(
-    q: Float[Array, '*L M N'], product=products.full,
-) -> Float[Array, '*L M N']:
+    q: Float[Array, '*L M N'], product: Callable) -> Float[Array, '*L M N']:
   """One step of Newton and Schulz towards orthonormal rows."""
   return 1.5 * q - 0.5 * product(product(q, q.mT), q)
 
@@ -42,50 +42,56 @@ def orthonormal(q: Float[Array, 'N N']) -> Float[Array, 'N N']:
 
 
 def polish(
-    a: Float[Array, 'N N'], u: Float[Array, 'N N'], v: Float[Array, 'N N'],
+    a: Float[Array, 'N N'], inverse: Float[Array, ''],
+    u: Float[Array, 'N N'], v: Float[Array, 'N N'],
 ) -> Polished:
-  """Singular triplets of `a` from nearly right directions u and v."""
+  """Singular triplets of a * inverse from nearly right directions u and v."""
   go = lambda state: jnp.logical_and(state[3] > ENOUGH, state[2] < STEPS)
 
   def step(state):
     u, v, count, _ = state
-    s, du, dv, size = _corrections(a, u, v)
-    u = u + products.large(u, du)
-    v = v + products.large(v, dv)
+    du, dv, size = _corrections(products.large(a, v * inverse), u, v)
+    u, v = products.large(u, du, onto=u), products.large(v, dv, onto=v)
     return u, v, count + 1, size
 
   u, v, trips, _ = jax.lax.while_loop(
       go, step, (u, v, jnp.int32(0), jnp.float32(1)))
-  s = jnp.sum(u * products.large(a, v), axis=0)
-  u = u * jnp.where(s < 0, -1, 1)
+  s = products.total(u * products.large(a, v * inverse))
+  u = u * jnp.where(s < 0, -1, 1)[None, :]
   order = jnp.argsort(-jnp.abs(s))
   return Polished(u[:, order], jnp.abs(s)[order], v[:, order], trips)
 
 
 def _corrections(
-    a: Float[Array, 'N N'], u: Float[Array, 'N N'], v: Float[Array, 'N N'],
-) -> tuple[Array, Array, Array, Array]:
-  """Values, what to add to u and v (in their own bases), the largest turn."""
-  eye = jnp.eye(a.shape[0], dtype=a.dtype)
-  inside = products.large(u.T, products.large(a, v))
+    av: Float[Array, 'N N'], u: Float[Array, 'N N'], v: Float[Array, 'N N'],
+) -> tuple[Array, Array, Array]:
+  """What to add to u and v, in their own bases, and the largest turn."""
+  eye = jnp.eye(u.shape[0], dtype=u.dtype)
+  inside = products.large(u.T, av)
   r, t = eye - products.large(u.T, u), eye - products.large(v.T, v)
   s = jnp.diagonal(inside) / (
       1 - (jnp.diagonal(r) + jnp.diagonal(t)) / 2)
   row, column = s[:, None], s[None, :]
-  alpha = inside + column * r
-  beta = inside.T + column * t
+  largest = jnp.max(jnp.abs(s))
   gap = (column - row) * (column + row)
-  left = alpha * column + beta * row
-  right = alpha * row + beta * column
-  size = jnp.maximum(jnp.abs(left), jnp.abs(right))
-  cross = jnp.maximum(jnp.abs(alpha), jnp.abs(beta))
-  # What is noise already would come out as noise over the gap.
-  noise = jnp.logical_and(
-      cross <= NOISE * jnp.max(jnp.abs(s)), size > ENOUGH * jnp.abs(gap))
-  near = noise | (size > REACH * jnp.abs(gap)) | (eye > 0) | (gap == 0)
-  near = near | near.T  # a rotation turns both or neither
+
+  def solve(here, there, row, column):
+    """Two turns times the gap, and whether they are out of reach."""
+    alpha, beta = here + column * r, there + column * t
+    left, right = alpha * column + beta * row, alpha * row + beta * column
+    size = jnp.maximum(jnp.abs(left), jnp.abs(right))
+    cross = jnp.maximum(jnp.abs(alpha), jnp.abs(beta))
+    # What is noise already would come out as noise over the gap.
+    noise = jnp.logical_and(
+        cross <= NOISE * largest, size > ENOUGH * jnp.abs(gap))
+    return left, right, noise | (size > REACH * jnp.abs(gap))
+
+  left, right, near = solve(inside, inside.T, row, column)
+  # A rotation turns both or neither; r and t are symmetric.
+  near = near | solve(inside.T, inside, column, row)[2]
+  near = near | (gap == 0) | (eye > 0)
   gap = jnp.where(near, 1, gap)
-  turn = jnp.where(near, 0, size / jnp.abs(gap))
+  turn = jnp.maximum(jnp.abs(left), jnp.abs(right)) / jnp.abs(gap)
   du = jnp.where(near, r / 2, left / gap)
   dv = jnp.where(near, t / 2, right / gap)
-  return s, du, dv, jnp.max(turn)
+  return du, dv, jnp.max(jnp.where(near, 0, turn))

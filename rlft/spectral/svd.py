@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlft.spectral import jacobi
+
 Fraction = float | int  # of the directions, or of the depth: 0 to 1
 
 
@@ -21,34 +23,92 @@ class SVD(NamedTuple):
   vt: Float[Array, '*L K N']
 
 
-def decompose(w: Float[Array, '*L M N'], k: int | None = None) -> SVD:
-  """All min(M, N) singular triplets, or the leading k, in float32."""
+def decompose(
+    w: Float[Array, '*L M N'], k: int | None = None,
+    method: str | None = None,
+) -> SVD:
+  """All min(M, N) singular triplets, or the leading k, in float32.
+
+  `method` is one of METHODS: 'tpu' is `jacobi.svd`, which needs nothing but
+  matrix products; 'library' what the platform brings (LAPACK on CPUs,
+  cuSOLVER on GPUs); the others are cuSOLVER's algorithms by name. By default
+  'tpu' on TPUs, 'library' elsewhere. A matrix that is not finite has NaN
+  factors (`bases.bases` names it instead).
+  """
   rank = min(w.shape[-2:])
   if k is not None and not 1 <= k <= rank:
     raise ValueError(f'k={k} directions of a matrix with {rank}')
-  return _decompose(w, k or rank)
+  if method not in (None, *METHODS):
+    raise ValueError(f'no method {method!r}; known: {", ".join(METHODS)}')
+  return _decompose(w, k or rank, method or default_method())
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _decompose(w: Float[Array, '*L M N'], k: int) -> SVD:
-  factor = functools.partial(jnp.linalg.svd, full_matrices=False)
-  return leading(SVD(*each(factor, w.astype(jnp.float32))), k)
+def default_method() -> str:
+  """What is fastest on the devices at hand."""
+  # Not chosen while lowering: the kernel would be traced for every platform.
+  return 'tpu' if jax.default_backend() == 'tpu' else 'library'
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _decompose(w: Float[Array, '*L M N'], k: int, method: str) -> SVD:
+  kernel = functools.partial(_finite, METHODS[method])
+  w = w.astype(jnp.float32)
+  if method == 'tpu':  # one matrix at a time fills any chip
+    flat = jax.lax.map(kernel, w.reshape(-1, *w.shape[-2:]))
+    found = jax.tree.map(
+        lambda x: x.reshape(*w.shape[:-2], *x.shape[1:]), flat)
+  else:
+    found = each(kernel, w)
+  return leading(SVD(*found), k)
+
+
+def _finite(kernel: Callable, w: Float[Array, 'M N']) -> SVD:
+  """The triplets; NaN throughout if any entry is not finite."""
+  good = jnp.all(jnp.isfinite(w))
+  found = kernel(jnp.where(good, w, 0))
+  return SVD(*(jnp.where(good, x, jnp.nan) for x in found))
+
+
+def _library(
+    w: Float[Array, 'M N'], algorithm: str = 'DEFAULT') -> SVD:
+  u, s, vt = jax.lax.linalg.svd(
+      w, full_matrices=False,
+      algorithm=getattr(jax.lax.linalg.SvdAlgorithm, algorithm))
+  return SVD(u, s, vt)
+
+
+def _products(w: Float[Array, 'M N']) -> SVD:
+  if w.shape[0] < w.shape[1]:
+    found = jacobi.svd(w.T)
+    return SVD(found.v, found.s, found.u.T)
+  found = jacobi.svd(w)
+  return SVD(found.u, found.s, found.v.T)
+
+
+METHODS = {
+    'tpu': _products,
+    'library': _library,
+    'gesvd': functools.partial(_library, algorithm='QR'),
+    'gesvdj': functools.partial(_library, algorithm='JACOBI'),
+    'gesvdp': functools.partial(_library, algorithm='POLAR')}
 
 
 def each(
     kernel: Callable[..., Any], *stacks: Float[Array, '*L _ _'],
     tpu: Callable[..., Any] | None = None,
 ) -> Any:
-  """A kernel of matrices on stacks '*L M N': batched, but singly on CPUs.
+  """A kernel of matrices on stacks '*L M N': one at a time, but not on GPUs.
 
-  There a batched LAPACK call waits for the thread pool that it occupies, so
+  On CPUs a batched LAPACK call waits for the thread pool that it occupies, so
   two at a time can wait for each other for ever (jaxlib 0.10); one matrix at
-  a time runs in place, at the same speed. `tpu` replaces the kernel on TPUs.
+  a time runs in place, at the same speed. On TPUs one fills the chip. `tpu`
+  replaces the kernel there.
   """
   flat = [x.reshape(-1, *x.shape[-2:]) for x in stacks]
+  singly = lambda one: lambda *x: jax.lax.map(lambda row: one(*row), x)
   found = jax.lax.platform_dependent(
-      *flat, cpu=lambda *x: jax.lax.map(lambda one: kernel(*one), x),
-      tpu=tpu or kernel, default=kernel)
+      *flat, cpu=singly(kernel), tpu=singly(tpu or kernel),
+      default=jax.vmap(kernel))
   lead = stacks[0].shape[:-2]
   return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), found)
 
@@ -56,6 +116,12 @@ def each(
 def leading(svd: SVD, k: int) -> SVD:
   """The leading k triplets."""
   return SVD(svd.u[..., :k], svd.s[..., :k], svd.vt[..., :k, :])
+
+
+def trailing(svd: SVD, k: int) -> SVD:
+  """The trailing k triplets, descending."""
+  at = svd.s.shape[-1] - k
+  return SVD(svd.u[..., at:], svd.s[..., at:], svd.vt[..., at:, :])
 
 
 def compose(svd: SVD) -> Float[Array, '*L M N']:
