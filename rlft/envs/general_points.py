@@ -70,6 +70,28 @@ def sample(
       f'target={target}, split={split}, held_out={held_out}')
 
 
+def check(
+    *,
+    faces: Sequence[int] = (10, 10, 10),
+    ensure_face: bool = False,
+    target: int = 24,
+    cards: int = 4,
+    deck: str = 'independent',
+    split: str | None = None,
+    held_out: float = 0.25,
+    text: str = 'compact',
+    mode: str = 'corrected',
+    hints: bool = True,
+) -> None:
+  """ValueError, one line, for any rule that makes no sense."""
+  deck_of.check_rules(faces, cards, target, split, held_out)
+  for rule, value, known in (
+      ('deck', deck, deck_of.DECKS), ('text', text, card_texts.TEXTS),
+      ('mode', mode, formulas.MODES), ('hints', hints, (False, True)),
+      ('ensure_face', ensure_face, (False, True))):
+    deck_of.check_choice(rule, value, known)
+
+
 def hands(seed: int, n: int, **rules: Any) -> list[Task]:
   """n fixed tasks for evaluation, no two with the same cards in order.
 

@@ -15,7 +15,7 @@ from rlft.types import Batch, Source
 
 
 def make(
-    env: Any = None, *, tokenizer: Tokenizer, rows: int, length: int,
+    *, tokenizer: Tokenizer, rows: int, length: int,
     skills: Mapping[str, Mapping[str, Any]],
 ) -> Source:
   """Batches of (rows, length) filled with documents of random skills.
@@ -24,7 +24,6 @@ def make(
   the environment's section, and the largest number of failed tries with their
   feedback that stand before the answer (uniform from 1 when above 0).
   """
-  del env
   if not skills:
     raise ValueError('experience.skills is empty: name a skill')
   bound = [

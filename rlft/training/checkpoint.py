@@ -14,6 +14,8 @@ from jaxtyping import PyTree
 
 from rlft.types import TrainState
 
+RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
+
 
 def open_manager(run_dir: Path, *, keep: int | None) -> ocp.CheckpointManager:
   """The manager of RUN_DIR/checkpoints; use it as a context manager.
@@ -55,10 +57,14 @@ def restore(
   """The train state of a step, as `like`, and the source's state."""
   rest = like._asdict()
   params = rest.pop('params')
-  found = manager.restore(step, args=ocp.args.Composite(
-      params=ocp.args.StandardRestore(_abstract(params)),
-      rest=ocp.args.StandardRestore(_abstract(rest)),
-      source=ocp.args.JsonRestore()))
+  try:
+    found = manager.restore(step, args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(_abstract(params)),
+        rest=ocp.args.StandardRestore(_abstract(rest)),
+        source=ocp.args.JsonRestore()))
+  except Exception as error:  # the library raises bare Exceptions, in pages
+    raise ValueError(unreadable(
+        Path(str(manager.directory)).parent, step)) from error
   state = TrainState(params=found['params'], **found['rest'])
   return state, found['source']['state']
 
@@ -88,7 +94,8 @@ def resolve_step(name: str) -> int:
   """
   run_dir, step = split(name)
   if not (run_dir / 'checkpoints').is_dir():
-    raise ValueError(f'no checkpoints in {run_dir}: was it run?')
+    run_config(run_dir)
+    raise ValueError(f'no checkpoints in {run_dir}: {RUN_IT.format(run_dir)}')
   known = steps(run_dir)
   wanted = str(known[-1]) if step == 'last' and known else step
   if not wanted.isdecimal() or int(wanted) not in known:
@@ -98,18 +105,56 @@ def resolve_step(name: str) -> int:
   return int(wanted)
 
 
-def load_params(name: str) -> PyTree:
-  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+def find(name: str) -> Path:
+  """The directory with the parameters of 'RUN_DIR@STEP'; else ValueError."""
   step = resolve_step(name)
   run_dir, _ = split(name)
   path = run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
-  with ocp.StandardCheckpointer() as reader:
-    return jax.tree.map(np.asarray, reader.restore(path))
+  if not path.is_dir():
+    raise ValueError(unreadable(run_dir, step))
+  return path
+
+
+def load_params(name: str) -> PyTree:
+  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+  path = find(name)
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      return jax.tree.map(np.asarray, reader.restore(path))
+  except Exception as error:  # the library raises bare Exceptions, in pages
+    raise ValueError(
+        unreadable(split(name)[0], resolve_step(name))) from error
+
+
+def unreadable(run_dir: Path, step: int) -> str:
+  """What to do about a checkpoint that cannot be read."""
+  others = [str(s) for s in steps(run_dir) if s != step]
+  return (
+      f'the checkpoint {run_dir}@{step} is damaged, or of another model: take '
+      'another step '
+      f'({", ".join(others) or "there is none"}), or delete '
+      f'{run_dir}/checkpoints/{step:06d} and run the run again')
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:
-  """The resolved config that a run wrote; ValueError when there is none."""
+  """The resolved config that a run wrote.
+
+  ValueError when there is none, or when it is that of a study or an analysis,
+  which have no checkpoints of their own.
+  """
   path = run_dir / 'config.json'
   if not path.is_file():
-    raise ValueError(f'no config.json in {run_dir}: not a run directory')
-  return json.loads(path.read_text())
+    raise ValueError(
+        f'no checkpoints in {run_dir}, nor config.json: '
+        f'{RUN_IT.format(run_dir)}')
+  config = json.loads(path.read_text())
+  if 'stages' in config:
+    names = ', '.join(
+        k for k, stage in config['stages'].items()
+        if 'analysis' not in stage['config'])
+    raise ValueError(
+        f'{run_dir} is a study, not a run: write {run_dir}/STAGE@STEP with a '
+        f'stage of {names}')
+  if 'analysis' in config:
+    raise ValueError(f'{run_dir} is an analysis: it saves no checkpoints')
+  return config
