@@ -105,7 +105,7 @@ def study(config: ml_collections.ConfigDict) -> None:
     known[name] = section
 
 
-def made_with(name: str, known: Known) -> Mapping[str, Any]:
+def made_with(name: str, known: Known) -> Any:
   """The config a checkpoint was, or will be, made with; else ValueError."""
   stage, _, step = name.rpartition('@')
   if stage not in known:

@@ -8,6 +8,7 @@ from rlft import check
 from rlft import config as door
 from rlft.envs import general_points
 from tests import tiny
+from tests.tiny import game
 
 FILE = '''
 import tests.tiny
@@ -65,11 +66,13 @@ def test_an_override_has_the_type_of_what_it_replaces(file, key, text, value):
     ('optimiser.learning_rate', '1', 'did you mean optimizer'),
     ('objective.clpi', '1', r'known here: clip, .*did you mean clip'),
     ('zzz', '1', r'no config\.zzz: known here: advantages, .*, tokenizer$'),
-    ('num_steps', '1.5', r"config\.num_steps is int, not '1\.5'"),
-    ('num_steps', 'many', r"num_steps='many' is no plain value"),
-    ('num_steps', '__import__("os")', 'no plain value'),
-    ('optimizer.learning_rate', 'fast', 'no plain value'),
-    ('critic', '3', 'is bool'),
+    ('num_steps', '1.5', r"config\.num_steps='1\.5': give a whole number"),
+    ('num_steps', 'many', r"num_steps='many': give a whole number"),
+    ('num_steps', '__import__("os")', 'give a whole number'),
+    ('optimizer.learning_rate', 'fast', "rate='fast': give a number"),
+    ('evaluate.steps', 'all', "='all': give values with commas in between"),
+    ('critic', '3', "critic='3': give True or False"),
+    ('objective.value_clip', 'no', "clip='no': give a number"),
     ('model', 'tiny', r'config\.model is a section'),
     ('num_steps.x', '1', 'num_steps is a value, not a section')])
 def test_an_override_that_makes_no_sense_is_refused(
@@ -90,6 +93,12 @@ def test_numbers_that_are_no_sizes_are_refused(file, key, text):
   with pytest.raises(ValueError, match=(
       fr'config\.{key} is {value}.*give a (finite|whole|number)')):
     door.load(file, {key: text})
+
+
+def test_from_python_a_value_is_a_value(file):
+  assert door.load(file, {'num_steps': 6, 'evaluate.steps': ()}).num_steps == 6
+  with pytest.raises(ValueError, match=r'num_steps=6\.5: give a whole number'):
+    door.load(file, {'num_steps': 6.5})
 
 
 def test_no_steps_at_all_is_a_run(file):
@@ -153,6 +162,21 @@ REFUSED = [
     (put('env', name='chess'), "no 'chess' in rlft/envs"),
     (put('env', split='test'), 'split'),
     (put('env', target=99, cards=2), 'no solvable hand'),
+    (put('env', mode='faithfull'), "no mode 'faithfull'; known: corrected, fa"),
+    (put('env', text='paperr'), "no text 'paperr'; known: compact, paper"),
+    (put('env', deck='53'), "no deck '53'; known: independent, 52"),
+    (put('env', hints='no'), "no hints 'no'; known: False, True"),
+    (put('env', ensure_face=1), 'no ensure_face 1; known: False, True'),
+    (put('env', faces=(10, 10)), 'faces are the values of J, Q and K'),
+    (put('env', faces=10), 'faces are the values of J, Q and K'),
+    (put('env', held_out='some'), 'held_out is a share between 0 and 1'),
+    (put('env', cards='4'), 'a hand has 2 to 5 cards, not 4'),
+    (put('evals.id.env', mode='loose'), "no mode 'loose'; known: corrected"),
+    (put('experience', advantages=1), 'experience.advantages follows from'),
+    (put('evals.id', base_params=1), r'evals\.id\.base_params follows from'),
+    (put('model', bos=3), 'model.bos follows from'),
+    (lambda c: setattr(c, 'env', {}), 'rollouts plays in config.env: set it'),
+    (lambda c: c.update(critic=False), 'ppo reads the values of a critic: set'),
     (put('evals.id', colour=1), r'evals\.id takes no colour; known: .*tries'),
     (put('evals.id', tries=2, independent=2), 'not both'),
     (put('evals.id', kl=2), r'evals\.id measures kl, but from what'),
@@ -184,12 +208,32 @@ def test_what_a_run_would_stumble_over_is_refused(spoil, complaint):
   assert '\n' not in str(caught.value)
 
 
+def mix(config, env=None, **rules):
+  """Demonstrations of one skill, with these rules."""
+  config.env = env or {}
+  config.experience = dict(name='mixture', rows=4, length=36, skills=dict(
+      one=dict(weight=1.0, env=dict(name='general_points') | rules)))
+
+
+def test_a_mixture_is_let_through():
+  config = tiny.sft_config()
+  mix(config)
+  check.run(config)
+
+
 @pytest.mark.parametrize('spoil, complaint', [
     (put('advantages', lam=0.5), 'nothing reads the section advantages'),
     (put('experience', temperature=1.0), 'takes no temperature'),
     (put('experience', length=20), 'does not fit in 20'),
     (put('passes', epochs=1, minibatches=3), '4 rows .* into 3'),
-    (put('env', target=99, cards=2), 'no solvable hand')])
+    (put('env', target=99, cards=2), 'no solvable hand'),
+    (put('env', mode='faithfull'), "no mode 'faithfull'"),
+    (lambda c: setattr(c, 'env', {}), 'demonstrations plays in config.env'),
+    (lambda c: c.update(critic=True), 'sft reads no critic: set config.critic'),
+    (put('optimizer', critic_learning_rate=1.), 'learning_rate: sft has no'),
+    (lambda c: mix(c, env=game()), 'nothing reads config.env: the experience'),
+    (lambda c: mix(c, mode='x'), "no mode 'x'; known"),
+    (lambda c: mix(c, name='point_skills', skill='sing'), "no skill 'sing'")])
 def test_what_sft_would_stumble_over_is_refused(spoil, complaint):
   config = tiny.sft_config()
   check.run(config)
@@ -215,6 +259,7 @@ SHIPPED = sorted(p for p in Path('configs').rglob('*.py')
 def test_every_shipped_config_is_sound(path):
   """Checkpoints that a reader would have made first are let through."""
   config = door.load(str(path), {})
+  made = door.load('configs/general_points/sft.py', {})
   sections = [s.config for s in config.get('stages', {}).values()] or [config]
   with config.unlocked():
     for section in sections:
@@ -222,5 +267,7 @@ def test_every_shipped_config_is_sound(path):
         evaluation.n = 8  # a thousand hands take their time
   if 'stages' in config:
     check.study(config)
-  elif 'analysis' not in config:
-    check.run(config, known=('runs/sft',))
+  elif 'analysis' in config:
+    check.analysis(config, known={'runs/sft': made})
+  else:
+    check.run(config, known={'runs/sft': made})

@@ -72,16 +72,16 @@ def sample(
 
 def check(
     *,
-    faces: Sequence[int] = (10, 10, 10),
-    ensure_face: bool = False,
-    target: int = 24,
-    cards: int = 4,
-    deck: str = 'independent',
-    split: str | None = None,
-    held_out: float = 0.25,
-    text: str = 'compact',
-    mode: str = 'corrected',
-    hints: bool = True,
+    faces: object = (10, 10, 10),
+    ensure_face: object = False,
+    target: object = 24,
+    cards: object = 4,
+    deck: object = 'independent',
+    split: object = None,
+    held_out: object = 0.25,
+    text: object = 'compact',
+    mode: object = 'corrected',
+    hints: object = True,
 ) -> None:
   """ValueError, one line, for any rule that makes no sense."""
   deck_of.check_rules(faces, cards, target, split, held_out)

@@ -63,17 +63,17 @@ def sample(
 
 def check(
     *,
-    skill: str = SKILLS[0],
-    faces: Sequence[int] | None = None,
-    target: int = 24,
-    cards: int = 4,
-    split: str | None = None,
-    held_out: float = 0.25,
+    skill: object = SKILLS[0],
+    faces: object = None,
+    target: object = 24,
+    cards: object = 4,
+    split: object = None,
+    held_out: object = 0.25,
 ) -> None:
   """ValueError, one line, for any rule that makes no sense."""
   deck_of.check_choice('skill', skill, SKILLS)
-  deck_of.check_rules(
-      faces or deck_of.FACES[0], cards, target, split, held_out)
+  faces = deck_of.FACES[0] if faces is None else faces
+  deck_of.check_rules(faces, cards, target, split, held_out)
 
 
 def demonstrate(task: Task) -> str:

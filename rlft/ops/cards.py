@@ -30,11 +30,11 @@ def other_faces(faces: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_rules(
-    faces: Sequence[int],
-    cards: int,
-    target: int,
-    split: str | None,
-    held_out: float,
+    faces: object,
+    cards: object,
+    target: object,
+    split: object,
+    held_out: object,
 ) -> None:
   """ValueError, one line, for rules of a game that make no sense."""
   if not isinstance(faces, Sequence) or len(faces) != 3 or not all(
