@@ -201,8 +201,6 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
   metrics.truncate(run_dir / 'evals.jsonl', start)
   meta = {'num_steps': config.num_steps}
   seen = {}
-  # a copy: the update's own key would make the source wait for the update
-  root = jnp.copy(state.key)
 
   def settle(step):
     due = marks(config.evaluate, config.num_steps)
@@ -216,16 +214,16 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
   span = range(start, config.num_steps)
   for step in progress.track(
       span, name=run_dir.name, total=config.num_steps, start=start):
-    key = steps.stream(root, 'rollout' if job.online else 'data', step)
+    key = steps.stream(state.key, 'rollout' if job.online else 'data', step)
     source_state, batch, data = job.source.next(
         source_state, state.params, seen, key)
     tokens += data['tokens']
     clock.lap('experience')
     state, seen = job.update(state, batch)
-    if job.online:  # the next rollout waits for it: that is the update's time
-      jax.block_until_ready(state.params)
+    # the source's first draw would wait for it, on the experience's account
+    jax.block_until_ready(state.params)
     if (step + 1) % config.log.every == 0 or step == 0:
-      seen = jax.device_get(seen)  # waits: updates are dispatched ahead
+      seen = jax.device_get(seen)
       clock.lap('update')
       spent = clock.flush()
       busy = spent['experience_seconds'] + spent['update_seconds']

@@ -80,7 +80,7 @@ def test_what_is_no_checkpoint_is_told(tmp_path):
   with pytest.raises(ValueError, match='write RUN_DIR@STEP'):
     checkpoint.split('runs/sft')
   with pytest.raises(ValueError, match=(
-      r'no checkpoints in .*nor config\.json: run it first: rlft run --config')):
+      r'no checkpoints in .*nor config\.json: run it first: rlft run --conf')):
     checkpoint.resolve_step(f'{tmp_path}@3')
   (tmp_path / 'config.json').write_text('{"seed": 3}')
   assert checkpoint.run_config(tmp_path) == {'seed': 3}
