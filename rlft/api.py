@@ -23,7 +23,7 @@ from rlft.training import progress
 
 
 def run(
-    config: str | ml_collections.ConfigDict, run_dir: str | Path,
+    config: str | Path | ml_collections.ConfigDict, run_dir: str | Path,
     **overrides: Any,
 ) -> Path:
   """Runs a config file (or a ConfigDict) in a directory; goes on if begun.
@@ -32,19 +32,20 @@ def run(
   `**{'optimizer.learning_rate': 1e-4}`. Returns the path of the report of a
   study, the run directory of a run.
   """
-  named = config if isinstance(config, str) else 'a ConfigDict, see config.json'
+  named = 'a ConfigDict, see config.json' if isinstance(
+      config, ml_collections.ConfigDict) else str(config)
   options = ''.join(f', {k}={v!r}' for k, v in overrides.items())
   return start(config, run_dir, overrides, command=(
       f'rlft.run({named!r}, {str(run_dir)!r}{options})  # from Python'))
 
 
 def start(
-    config: str | ml_collections.ConfigDict, run_dir: str | Path,
+    config: str | Path | ml_collections.ConfigDict, run_dir: str | Path,
     overrides: dict[str, Any], *, command: str,
 ) -> Path:
   """`run`; `command` is what was called, for the record."""
-  if isinstance(config, str):
-    config = door.load(config, overrides)
+  if not isinstance(config, ml_collections.ConfigDict):
+    config = door.load(str(config), overrides)
   elif overrides:
     raise ValueError(
         f'{", ".join(overrides)} beside a ConfigDict: set the keys in it')

@@ -50,7 +50,14 @@ def load(name: str, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
   variant, an unknown key or a value of another type.
   """
   path, _, variant = name.partition(':')
-  config = module(path).get_config(variant)
+  try:
+    config = module(path).get_config(variant)
+  except (ValueError, OSError):
+    raise
+  except Exception as error:  # whatever a config file does
+    raise ValueError(
+        f'{path} gives no config: {type(error).__name__}: {error} '
+        '(RLFT_TRACEBACK=1 tells where)') from error
   for key, text in overrides.items():
     override(config, key, text)
   validate(config)
@@ -110,7 +117,8 @@ def _child(at: ml_collections.ConfigDict, name: str, key: str) -> Any:
 
 WORDS = {
     bool: 'True or False', int: 'a whole number', float: 'a number',
-    tuple: 'values with commas in between', str: 'a word'}
+    tuple: 'values with commas in between', str: 'a word',
+    EMPTY: 'a section: dict(...)'}
 
 
 def _value(text: str, old: Any, key: str) -> Any:
@@ -143,6 +151,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
       _same_keys(config[name], full[name], f'key of config.{name}')
     if config.log.every == 0:
       raise ValueError('config.log.every is 0: give a whole number from 1')
+  for name, value in config.get('evals', {}).items():
+    _same_type(value, EMPTY(), f'evals.{name}')
   _finite(config.to_dict(), 'config')
 
 
@@ -179,6 +189,16 @@ def _same_keys(
   if missing:
     raise ValueError(f'the {what} {missing[0]} is missing: begin a config '
                      'with rlft.config.skeleton()')
+  for name, value in full.items():
+    _same_type(config[name], value, f'{what.rpartition(".")[2]}.{name}'
+               if '.' in what else name)
+
+
+def _same_type(value: Any, like: Any, name: str) -> None:
+  kind = (tuple, list) if isinstance(like, tuple) else type(like)
+  if not isinstance(value, kind):
+    raise ValueError(
+        f'config.{name} is {value!r}: give {WORDS[type(like)]}')
 
 
 def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:

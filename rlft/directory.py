@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import jax
 import ml_collections
@@ -42,7 +43,7 @@ def claim(run_dir: Path) -> Iterator[None]:
       raise
 
 
-def lock(file) -> bool:
+def lock(file: IO[str]) -> bool:
   """Whether nobody else holds this file."""
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

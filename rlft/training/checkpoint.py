@@ -143,6 +143,9 @@ def run_config(run_dir: Path) -> dict[str, Any]:
   which have no checkpoints of their own.
   """
   path = run_dir / 'config.json'
+  if not path.is_file() and (run_dir / 'checkpoints').is_dir():
+    raise ValueError(f'no config.json in {run_dir}: put back the one that its '
+                     'checkpoints were made with')
   if not path.is_file():
     raise ValueError(
         f'no checkpoints in {run_dir}, nor config.json: '
