@@ -54,7 +54,7 @@ def load(name: str, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
     config = module(path).get_config(variant)
   except (ValueError, OSError):
     raise
-  except Exception as error:  # whatever a config file does
+  except (Exception, SystemExit) as error:  # whatever the file does
     raise ValueError(
         f'{path} gives no config: {type(error).__name__}: {error} '
         '(RLFT_TRACEBACK=1 tells where)') from error

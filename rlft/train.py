@@ -73,7 +73,11 @@ def build_source(config, model, words, ref_params) -> Source:
         f'the experience {section["name"]} plays in config.env: set it'
         if takes_env else 'nothing reads config.env: the experience '
         f'{section["name"]} has environments of its own; leave it empty')
-  return make(envs.bind(**config.env.to_dict())) if takes_env else make()
+  if not takes_env:
+    return make()
+  with parts.named('config.env'):
+    env = envs.bind(**config.env.to_dict())
+  return make(env)
 
 
 def build_update(config, model) -> tuple[Callable, Any, Callable]:
@@ -157,13 +161,14 @@ def build_evaluations(
         f'evals.{wanted[0]} measures kl, but from what? Set base or init')
   if wanted and base is None:
     base = jax.tree.map(jnp.asarray, weights.load(origin))
+  made = []
   for name, e in config.evals.items():
-    refuse(f'evals.{name}', e, ('name', 'model', 'tokenizer', 'base_params'))
-  return [
-      complete(
-          parts.fill(evaluate.make, f'evals.{name}', **e.to_dict()),
-          f'evals.{name}')(name, model, words, base_params=base)
-      for name, e in config.evals.items()]
+    where = f'evals.{name}'
+    refuse(where, e, ('name', 'model', 'tokenizer', 'base_params'))
+    make = complete(parts.fill(evaluate.make, where, **e.to_dict()), where)
+    with parts.named(f'config.{where}'):
+      made.append(make(name, model, words, base_params=base))
+  return made
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:

@@ -177,7 +177,8 @@ REFUSED = [
     (put('env', name='chess'), "no 'chess' in rlft/envs"),
     (put('env', split='test'), 'split'),
     (put('env', target=99, cards=2), 'no solvable hand'),
-    (put('env', mode='faithfull'), "no mode 'faithfull'; known: corrected, fa"),
+    (put('env', mode='faithfull'),
+     r"config\.env: no mode 'faithfull'; known: corrected, faithful$"),
     (put('env', text='paperr'), "no text 'paperr'; known: compact, paper"),
     (put('env', deck='53'), "no deck '53'; known: independent, 52"),
     (put('env', hints='no'), "no hints 'no'; known: False, True"),
@@ -186,7 +187,8 @@ REFUSED = [
     (put('env', faces=10), 'faces are the values of J, Q and K'),
     (put('env', held_out='some'), 'held_out is a share between 0 and 1'),
     (put('env', cards='4'), 'a hand has 2 to 5 cards, not 4'),
-    (put('evals.id.env', mode='loose'), "no mode 'loose'; known: corrected"),
+    (put('evals.id.env', mode='loose'),
+     r"config\.evals\.id: no mode 'loose'; known: corrected"),
     (put('experience', advantages=1), 'experience.advantages follows from'),
     (put('evals.id', base_params=1), r'evals\.id\.base_params follows from'),
     (put('model', bos=3), 'model.bos follows from'),
@@ -247,7 +249,7 @@ def test_a_mixture_is_let_through():
     (lambda c: c.update(critic=True), 'sft reads no critic: set config.critic'),
     (put('optimizer', critic_learning_rate=1.), 'learning_rate: sft has no'),
     (lambda c: mix(c, env=game()), 'nothing reads config.env: the experience'),
-    (lambda c: mix(c, mode='x'), "no mode 'x'; known"),
+    (lambda c: mix(c, mode='x'), r"config\.experience\.skills\.one: no mode"),
     (lambda c: mix(c, name='point_skills', skill='sing'), "no skill 'sing'")])
 def test_what_sft_would_stumble_over_is_refused(spoil, complaint):
   config = tiny.sft_config()

@@ -85,7 +85,7 @@ def edits(
 
 
 def check(
-    like: PyTree, *, sweep: Sequence[Mapping[str, Any]], seed: int = 0,
+    like: PyTree, *, sweep: Sequence[Any], seed: int = 0,
     select: str = trees.BLOCKS,
 ) -> None:
   """What `edits` would refuse of a sweep, but for distances.
@@ -97,7 +97,7 @@ def check(
 
 
 def _plans(
-    sweep: Sequence[Mapping[str, Any]], shared: _Sweep,
+    sweep: Sequence[Any], shared: _Sweep,
 ) -> list[tuple[str, str, dict[str, Any]]]:
   plans = [_plan(entry, shared) for entry in sweep]
   if not plans:
@@ -141,9 +141,11 @@ def _edits(
 
 
 def _plan(
-    entry: Mapping[str, Any], shared: _Sweep,
+    entry: Any, shared: _Sweep,
 ) -> tuple[str, str, dict[str, Any]]:
   """Label, kind and complete options of a sweep entry."""
+  if not isinstance(entry, Mapping):
+    raise ValueError(f'{entry!r} is no edit: write dict(kind=...)')
   given = dict(entry)
   kind = given.pop('kind', None)
   if kind not in list(KINDS):  # whatever its type

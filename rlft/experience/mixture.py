@@ -26,9 +26,11 @@ def make(
   """
   if not skills:
     raise ValueError('experience.skills is empty: name a skill')
-  bound = [
-      parts.fill(bind_skill, f'experience.skills.{name}', **skills[name])()
-      for name in sorted(skills)]
+  bound = []
+  for name in sorted(skills):
+    where = f'experience.skills.{name}'
+    with parts.named(f'config.{where}'):
+      bound.append(parts.fill(bind_skill, where, **skills[name])())
   weights = np.array([weight for weight, _, _ in bound])
   shares = weights / weights.sum()
 

@@ -216,6 +216,8 @@ def test_a_sound_sweep_needs_no_weights_to_be_let_through():
   restoration.check(SHAPES, sweep=[
       dict(kind='noise', distance=99.), dict(kind='revert', layers=(0, .5)),
       dict(kind='interpolate', match='revert layers=0:0.5')])
+  with pytest.raises(ValueError, match='3 is no edit: write dict'):
+    restoration.check(SHAPES, sweep=[3])
   with pytest.raises(ValueError, match='the sweep is empty'):
     restoration.check(SHAPES, sweep=[])
 
