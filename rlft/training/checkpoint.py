@@ -3,7 +3,11 @@
 `RUN_DIR@STEP` names one. The policy's parameters are an item of their own, so
 that another run can start from them without knowing this run's optimizer.
 """
+import gc
 import json
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +61,12 @@ def restore(
   """The train state of a step, as `like`, and the source's state."""
   rest = like._asdict()
   params = rest.pop('params')
-  try:
-    found = manager.restore(step, args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(_abstract(params)),
-        rest=ocp.args.StandardRestore(_abstract(rest)),
-        source=ocp.args.JsonRestore()))
-  except Exception as error:  # the library raises bare Exceptions, in pages
-    raise ValueError(unreadable(
-        Path(str(manager.directory)).parent, step)) from error
+  wanted = ocp.args.Composite(
+      params=ocp.args.StandardRestore(_abstract(params)),
+      rest=ocp.args.StandardRestore(_abstract(rest)),
+      source=ocp.args.JsonRestore())
+  found = read(lambda: manager.restore(step, args=wanted),
+               Path(str(manager.directory)).parent, step)
   state = TrainState(params=found['params'], **found['rest'])
   return state, found['source']['state']
 
@@ -118,12 +120,31 @@ def find(name: str) -> Path:
 def load_params(name: str) -> PyTree:
   """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
   path = find(name)
-  try:
+
+  def restored():
     with ocp.StandardCheckpointer() as reader:
       return jax.tree.map(np.asarray, reader.restore(path))
-  except Exception as error:  # the library raises bare Exceptions, in pages
-    raise ValueError(
-        unreadable(split(name)[0], resolve_step(name))) from error
+
+  return read(restored, split(name)[0], resolve_step(name))
+
+
+def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
+  """What `restored` gives; ValueError, one line, for whatever it raises.
+
+  The library raises bare Exceptions of many pages, and more when the reads that
+  it gave up are collected: that is done here, unheard.
+  """
+  try:
+    return restored()
+  except Exception:
+    pass  # what it says is no help
+  hook, log = sys.unraisablehook, logging.getLogger('asyncio')
+  sys.unraisablehook, log.disabled = lambda _: None, True
+  try:
+    gc.collect()
+  finally:
+    sys.unraisablehook, log.disabled = hook, False
+  raise ValueError(unreadable(run_dir, step))
 
 
 def unreadable(run_dir: Path, step: int) -> str:
