@@ -29,10 +29,12 @@ bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
 
-$(VENV)/bin/python:
+# an interrupted venv has a python but no pip; made again, it is completed
+$(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
+	touch $@
 
-$(VENV)/.installed: setup.py constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: setup.py constraints.txt | $(VENV)/.made
 	$(PIP) -e .
 	touch $@
 

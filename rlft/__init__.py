@@ -13,6 +13,10 @@ __version__ = '0.1.0'
 __all__ = ['compare', 'run', 'sampler', 'scores', 'write_report']
 
 
+def __dir__() -> list[str]:
+  return sorted([*globals(), *__all__])
+
+
 def __getattr__(name: str) -> Any:
   """The functions above, imported when first used: JAX takes a second."""
   if name in __all__:

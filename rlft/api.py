@@ -9,8 +9,8 @@ import ml_collections
 
 from rlft import (
     check,
+    directory,
     episodes,
-    main,
     report,
     study,
     tokenizer,
@@ -19,18 +19,36 @@ from rlft import (
 )
 from rlft import config as door
 from rlft.analyses import rotation
+from rlft.training import progress
 
 
 def run(
-    config: str | ml_collections.ConfigDict, run_dir: str | Path,
-    **overrides: str,
+    config: str | Path | ml_collections.ConfigDict, run_dir: str | Path,
+    **overrides: Any,
 ) -> Path:
   """Runs a config file (or a ConfigDict) in a directory; goes on if begun.
 
-  Returns the path of the report of a study, the run directory of a run.
+  `overrides` are keys of a config file: `num_steps=3`, or with dots
+  `**{'optimizer.learning_rate': 1e-4}`. Returns the path of the report of a
+  study, the run directory of a run.
   """
-  if isinstance(config, str):
-    config = door.load(config, overrides)
+  named = 'a ConfigDict, see config.json' if isinstance(
+      config, ml_collections.ConfigDict) else str(config)
+  options = ''.join(f', {k}={v!r}' for k, v in overrides.items())
+  return start(config, run_dir, overrides, command=(
+      f'rlft.run({named!r}, {str(run_dir)!r}{options})  # from Python'))
+
+
+def start(
+    config: str | Path | ml_collections.ConfigDict, run_dir: str | Path,
+    overrides: dict[str, Any], *, command: str,
+) -> Path:
+  """`run`; `command` is what was called, for the record."""
+  if not isinstance(config, ml_collections.ConfigDict):
+    config = door.load(str(config), overrides)
+  elif overrides:
+    raise ValueError(
+        f'{", ".join(overrides)} beside a ConfigDict: set the keys in it')
   else:
     door.validate(config)
   run_dir = Path(run_dir)
@@ -41,31 +59,17 @@ def run(
     check.analysis(config)
   else:
     check.run(config)
-  prepare(run_dir)
-  study.write_once(run_dir / 'config.json', config)
-  (run_dir / 'command.txt').write_text(main.command_line())
-  (run_dir / 'git.txt').write_text(main.git_state())
-  if is_study:
-    return study.run(config, run_dir)
-  study.execute(config, run_dir)
+  with directory.claim(run_dir):
+    directory.write_once(run_dir / 'config.json', config)
+    directory.explain(run_dir, command)
+    if is_study:
+      return study.run(config, run_dir)
+    study.execute(config, run_dir)
   return run_dir
 
 
-def prepare(run_dir: Path) -> None:
-  """Makes the directory; ValueError when it cannot be written to."""
-  try:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    probe = run_dir / '.probe'
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise ValueError(
-        f'cannot write to {run_dir} ({error.strerror}): choose another '
-        '--run_dir') from error
-
-
 def scores(
-    checkpoint: str, *, config: str | None = None, **overrides: str,
+    checkpoint: str, *, config: str | None = None, **overrides: Any,
 ) -> list[dict]:
   """The evaluations of a config (the checkpoint's own by default)."""
   if config is None:
@@ -74,13 +78,14 @@ def scores(
       door.override(section, key, text)
   else:
     section = door.load(config, overrides)
+  if not section.get('evals'):
+    raise ValueError(
+        f'{config or f"the config of {checkpoint}"} has no evals: give the '
+        'config of a run that has some, --config=...')
   words, model, params = open_checkpoint(checkpoint)
-  rows = [
+  return [
       evaluation.run(params)[0]
       for evaluation in train.build_evaluations(section, model, words)]
-  if not rows:
-    raise ValueError(f'the config of {checkpoint} has no evals')
-  return rows
 
 
 def open_checkpoint(
@@ -100,7 +105,11 @@ def sampler(
     checkpoint: str, *, temperature: float = 0.0, max_new_tokens: int = 20,
     seed: int = 0,
 ) -> Callable[[str], str]:
-  """prompt -> completion; the n-th call uses the n-th key."""
+  """prompt -> completion; the n-th call uses the n-th key.
+
+  Words that the vocabulary lacks are named on standard error. ValueError for
+  an empty prompt.
+  """
   words, model, params = open_checkpoint(checkpoint)
   complete = episodes.completer(
       model, pad=words.pad, end=words.end,
@@ -110,6 +119,12 @@ def sampler(
 
   def talk(prompt: str) -> str:
     context = [words.bos, *words.encode(prompt)]
+    if len(context) == 1:
+      raise ValueError('the prompt is empty: give some words')
+    unknown = words.unknown(prompt)
+    if unknown:
+      progress.say(f'rlft: the model has no token for {" ".join(unknown)}: '
+                   'read as <unk>')
     key = jax.random.fold_in(jax.random.key(seed), next(keys))
     new, _ = complete(params, [context], key[None])
     return words.decode(new[0])

@@ -4,24 +4,28 @@ Every section is bound as a run would bind it, and tried on as little as shows
 that it works; no weights are trained and no directory is made. Each function
 raises ValueError with one line that says what to do.
 """
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from rlft import config as door
 from rlft import envs, parts, tokenizer, train, weights
 from rlft.types import Batch, Outputs, Rollout
 
+Known = Mapping[str, Any]  # earlier stages: name -> config
 
-def run(config: ml_collections.ConfigDict, known=()) -> None:
-  """A run; `known` are earlier stages, whose checkpoints are yet to be made."""
+
+def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
+  """A run; the checkpoints of `known` stages are yet to be made."""
   refuse_peak(config.init)
   for name in (config.init, config.base):
-    if name and name.rpartition('@')[0] not in known:
-      weights.verify(name)
-      same_model(config, name, weights.config_of(name))
+    if name:
+      same_model(config, name, made_with(name, known or {}))
   train.marks(config.evaluate, config.num_steps)
   train.marks(config.checkpoint, config.num_steps)
   words = tokenizer.load(config.tokenizer)
@@ -36,61 +40,90 @@ def run(config: ml_collections.ConfigDict, known=()) -> None:
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
   train.build_evaluations(config, model, words, base={})
-  online = train.is_online(config)
-  rehearse(parts.bind('objectives', 'loss', **config.objective.to_dict()),
-           parts.bind('objectives', 'advantages', config.objective.name,
-                      **config.advantages.to_dict()) if online else None)
-  if not online:
+  objective(config)
+  if not train.is_online(config):
     source.next(source.init(), None, {}, jax.random.key(0))
   elif config.env:
     envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
 
 
-def analysis(config: ml_collections.ConfigDict, known=()) -> None:
+def objective(config: ml_collections.ConfigDict) -> None:
+  """The loss on one row, and that there is a critic if it reads one."""
+  name = config.objective.name
+  critic = rehearse(
+      parts.bind('objectives', 'loss', **config.objective.to_dict()),
+      parts.bind('objectives', 'advantages', name,
+                 **config.advantages.to_dict())
+      if train.is_online(config) else None)
+  if critic != config.critic:
+    reads = 'reads the values of a' if critic else 'reads no'
+    raise ValueError(f'the objective {name} {reads} critic: set '
+                     f'config.critic={critic}')
+  for key, value in config.optimizer.items():
+    if key.startswith('critic_') and value is not None and not critic:
+      raise ValueError(f'nothing reads config.optimizer.{key}: {name} has no '
+                       'critic; set it to None')
+
+
+def analysis(
+    config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   """An analysis; `known` as above."""
   section = {'name': '', **config.analysis.to_dict()}
-  module = parts.load('analyses', section['name'])
-  sweeps = hasattr(module, 'edits')
+  name = section['name']
+  sweeps = hasattr(parts.load('analyses', name), 'edits')
   parts.bind('analyses', 'edits' if sweeps else 'analyse', **section)
-  for role in ('before', 'after'):
-    name = config.checkpoints.get(role, '')
-    if name.rpartition('@')[0] not in known:
-      weights.verify(name)
-  if sweeps:
-    words = tokenizer.load(config.tokenizer)
-    _, model = train.build_model(config.model, words)
-    train.build_evaluations(config, model, words, base={})
+  if not sweeps:
+    door.known_keys(config, door.TABLE, f'section of the analysis {name}')
+  where = config.get('checkpoints', {})
+  if sorted(where.keys()) != ['after', 'before']:
+    raise ValueError('config.checkpoints names two: before and after')
+  made = {role: made_with(where[role], known or {})
+          for role in ('before', 'after')}
+  if not sweeps:
+    same_model(made['before'], where.after, made['after'],
+               'compare checkpoints of one model')
+    return
+  for role in where:
+    same_model(config, where[role], made[role])
+  words = tokenizer.load(config.tokenizer)
+  family, model = train.build_model(config.model, words)
+  like = jax.eval_shape(
+      lambda k: family.initialise(model, k), jax.random.key(0))
+  parts.bind('analyses', 'check', **section)(like)
+  train.build_evaluations(config, model, words, base={})
 
 
 def study(config: ml_collections.ConfigDict) -> None:
   """The first stage that could not start, before any does."""
-  saved = {}  # steps of the stages so far: nothing starts from a later one
+  known = {}  # stages so far: nothing starts from a later one
   for name in config.order:
     section = config.stages[name].config
     try:
-      if 'analysis' in section:
-        analysis(section, known=saved)
-        references(config, section.checkpoints.values(), saved)
-      else:
-        run(section, known=saved)
-        references(config, (section.init, section.base), saved, section)
-        steps = train.marks(section.checkpoint, section.num_steps)
-        saved[name] = {*map(str, steps), 'last', 'best_ood'}
+      (analysis if 'analysis' in section else run)(section, known)
     except ValueError as error:
       raise ValueError(f'stage {name}: {error}') from error
+    known[name] = section
 
 
-def references(config, names, saved: dict, section=None) -> None:
-  """Checkpoints of other stages: saved, and of the section's own model."""
-  for name in names:
-    stage, _, step = name.rpartition('@')
-    if stage not in saved:
-      continue
-    if step not in saved[stage]:
-      raise ValueError(f'stage {stage} saves no step {step}; it saves '
-                       f'{", ".join(sorted(saved[stage]))}')
-    if section is not None:
-      same_model(section, name, config.stages[stage].config)
+def made_with(name: str, known: Known) -> Any:
+  """The config a checkpoint was, or will be, made with; else ValueError."""
+  stage, _, step = name.rpartition('@')
+  if stage not in known:
+    weights.verify(name)
+    return weights.config_of(name)
+  section = known[stage]
+  if 'analysis' in section:
+    raise ValueError(f'stage {stage} is an analysis: it saves no checkpoints')
+  saved = sorted(train.marks(section.checkpoint, section.num_steps))
+  saved = saved[-section.checkpoint.keep:]  # all, if keep is 0
+  names = {*map(str, saved), 'last'}
+  if train.marks(section.evaluate, section.num_steps) <= set(saved) and (
+      'ood' in section.evals):
+    names.add('best_ood')
+  if step not in names:
+    raise ValueError(f'stage {stage} saves no step {step}; it saves '
+                     f'{", ".join(sorted(names))}')
+  return section
 
 
 def refuse_peak(init: str) -> None:
@@ -101,7 +134,8 @@ def refuse_peak(init: str) -> None:
         'before OOD success is seen')
 
 
-def same_model(config, name: str, made) -> None:
+def same_model(
+    config, name: str, made, advice: str = 'set config.{} to its own') -> None:
   """A checkpoint whose config `made` has other words or another size."""
   for section in ('model', 'tokenizer'):
     own, other = config[section], made[section]
@@ -110,17 +144,29 @@ def same_model(config, name: str, made) -> None:
                     for x in (own, other))
     if own != other:
       raise ValueError(
-          f'{name} was made with the {section} {other}, not with {own}: set '
-          f'config.{section} to its own')
+          f'{name} was made with the {section} {tell(other)}, not with '
+          f'{tell(own)}: {advice.format(section)}')
 
 
-def rehearse(loss: Callable, advantages: Callable | None) -> None:
-  """A loss, computed on one row."""
+def tell(section: Any) -> str:
+  """A section of a config on one line."""
+  if isinstance(section, str):
+    return section
+  return ', '.join(f'{k}={v!r}' for k, v in section.items())
+
+
+def rehearse(loss: Callable, advantages: Callable | None) -> bool:
+  """Computes a loss on one row; tells whether it reads a critic's values.
+
+  They are NaN here, which is what the loss then is.
+  """
   number, truth = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
-  tokens = jnp.zeros((1, 2), jnp.int32)
+  tokens, unknown = jnp.zeros((1, 2), jnp.int32), jnp.full((1, 2), jnp.nan)
   batch = Batch(tokens, truth)
   if advantages is not None:
     batch = advantages(Rollout(
         tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number, number,
-        number))
-  loss(Outputs(number, number, number, jnp.zeros((1, 2, 1))), batch)
+        unknown))
+  value, _ = loss(
+      Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)
+  return math.isnan(value)

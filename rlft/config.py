@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,10 @@ from typing import Any
 import ml_collections
 
 EMPTY = ml_collections.ConfigDict
+STUDY = ('name', 'stages', 'order')
+STAGE = ('role', 'seed', 'from_step', 'config')
+TABLE = ('analysis', 'checkpoints')  # an analysis that makes a table
+SWEEP = (*TABLE, 'tokenizer', 'model', 'init', 'base', 'evals')  # and edits
 
 
 def skeleton() -> ml_collections.ConfigDict:
@@ -38,14 +43,21 @@ def skeleton() -> ml_collections.ConfigDict:
   return config
 
 
-def load(name: str, overrides: dict[str, str]) -> ml_collections.ConfigDict:
+def load(name: str, overrides: dict[str, Any]) -> ml_collections.ConfigDict:
   """`PATH.py` or `PATH.py:VARIANT`, with `--config.a.b=value` overrides.
 
   Raises ValueError, listing what there is, for a missing file, an unknown
   variant, an unknown key or a value of another type.
   """
   path, _, variant = name.partition(':')
-  config = module(path).get_config(variant)
+  try:
+    config = module(path).get_config(variant)
+  except (ValueError, OSError):
+    raise
+  except (Exception, SystemExit) as error:  # whatever the file does
+    raise ValueError(
+        f'{path} gives no config: {type(error).__name__}: {error} '
+        '(RLFT_TRACEBACK=1 tells where)') from error
   for key, text in overrides.items():
     override(config, key, text)
   validate(config)
@@ -76,8 +88,8 @@ def variants(text: str, known: tuple[str, ...]) -> set[str]:
   return words
 
 
-def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
-  """Sets one existing key, as the type that it has."""
+def override(config: ml_collections.ConfigDict, key: str, text: Any) -> None:
+  """Sets one existing key, as the type that it has; text is read as one."""
   *folders, last = key.split('.')
   at = config
   for part in folders:
@@ -85,12 +97,13 @@ def override(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     if not isinstance(at, ml_collections.ConfigDict):
       raise ValueError(f'config.{key}: {part} is a value, not a section')
   old = _child(at, last, key)
-  value = _value(text, old, key)
+  value = _value(text, old, key) if isinstance(text, str) else text
   try:
     at[last] = value
   except TypeError as error:
     raise ValueError(
-        f'config.{key} is {type(old).__name__}, not {text!r}') from error
+        f'config.{key}={text!r}: give '
+        f'{WORDS.get(type(old), type(old).__name__)}') from error
 
 
 def _child(at: ml_collections.ConfigDict, name: str, key: str) -> Any:
@@ -102,6 +115,12 @@ def _child(at: ml_collections.ConfigDict, name: str, key: str) -> Any:
   return at[name]
 
 
+WORDS = {
+    bool: 'True or False', int: 'a whole number', float: 'a number',
+    tuple: 'values with commas in between', str: 'a word',
+    EMPTY: 'a section: dict(...)'}
+
+
 def _value(text: str, old: Any, key: str) -> Any:
   if isinstance(old, str):
     return text
@@ -110,7 +129,9 @@ def _value(text: str, old: Any, key: str) -> Any:
   try:
     value = ast.literal_eval(text)
   except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-    raise ValueError(f'config.{key}={text!r} is no plain value') from error
+    kind = 'a plain value' if old is None else WORDS.get(
+        type(old), type(old).__name__)
+    raise ValueError(f'config.{key}={text!r}: give {kind}') from error
   if isinstance(old, tuple) and not isinstance(value, tuple):
     value = (value,)
   return value
@@ -119,30 +140,65 @@ def _value(text: str, old: Any, key: str) -> Any:
 def validate(config: ml_collections.ConfigDict) -> None:
   """No unknown section, no number that is not finite, no negative size."""
   if 'stages' in config:
-    for stage in config.stages.values():
-      validate(stage.config)
+    _validate_study(config)
     return
-  if 'analysis' not in config:
+  if 'analysis' in config:
+    known_keys(config, SWEEP, 'section of an analysis')
+  else:
     full = skeleton()
     _same_keys(config, full, 'section')
     for name in ('evaluate', 'checkpoint', 'log'):
       _same_keys(config[name], full[name], f'key of config.{name}')
     if config.log.every == 0:
       raise ValueError('config.log.every is 0: give a whole number from 1')
+  for name, value in config.get('evals', {}).items():
+    _same_type(value, EMPTY(), f'evals.{name}')
   _finite(config.to_dict(), 'config')
+
+
+def _validate_study(config: ml_collections.ConfigDict) -> None:
+  known_keys(config, STUDY, 'key of a study')
+  stages = config.stages
+  if sorted(config.get('order', ())) != sorted(stages.keys()):
+    raise ValueError(
+        "a study's order names each of its stages once: "
+        f'{", ".join(stages.keys())}')
+  for name, stage in stages.items():
+    known_keys(stage, STAGE, f'key of stage {name}')
+    try:
+      validate(stage.config)
+    except ValueError as error:
+      raise ValueError(f'stage {name}: {error}') from error
+
+
+def known_keys(
+    config: ml_collections.ConfigDict, known: Sequence[str], what: str,
+) -> None:
+  """ValueError for a key that nothing reads."""
+  unknown = sorted(set(config.keys()) - set(known))
+  if unknown:
+    raise ValueError(f'no {what} is called {", ".join(unknown)}; '
+                     f'known: {", ".join(sorted(known))}')
 
 
 def _same_keys(
     config: ml_collections.ConfigDict, full: ml_collections.ConfigDict,
     what: str) -> None:
-  unknown = sorted(set(config.keys()) - set(full.keys()))
-  if unknown:
-    raise ValueError(f'no {what} is called {", ".join(unknown)}; '
-                     f'known: {", ".join(sorted(full.keys()))}')
+  known_keys(config, list(full.keys()), what)
   missing = sorted(set(full.keys()) - set(config.keys()))
   if missing:
     raise ValueError(f'the {what} {missing[0]} is missing: begin a config '
                      'with rlft.config.skeleton()')
+  for name, value in full.items():
+    _same_type(config[name], value, f'{what.rpartition(".")[2]}.{name}'
+               if '.' in what else name)
+
+
+def _same_type(value: Any, like: Any, name: str) -> None:
+  kind = (tuple, list) if isinstance(like, tuple) else type(like)
+  if not isinstance(value, kind):
+    raise ValueError(
+        f'config.{name} is {value!r}: give {WORDS[type(like)]}')
 
 
 def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -158,8 +214,8 @@ def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
 
 LEAST = {  # whole numbers
     **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
-                     'length', 'epochs', 'minibatches', 'max_new_tokens', 'n'),
-                    1),
+                     'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
+                     'draws'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
                      'warmup_steps', 'horizon'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',

@@ -2,7 +2,6 @@
 import math
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -78,8 +77,10 @@ def run(positional, flags, overrides) -> int:
     raise ValueError(f'run takes flags only, not {positional[0]!r}')
   name, run_dir = take(
       flags, 'config', 'run_dir', need=('config', 'run_dir'))
-  import rlft
-  print(rlft.run(name, run_dir, **overrides))
+  from rlft import api
+  words = ['rlft', 'run', *(f'--{k}={v}' for k, v in flags.items()),
+           *(f'--config.{k}={v}' for k, v in overrides.items())]
+  print(api.start(name, run_dir, overrides, command=shlex.join(words)))
   return 0
 
 
@@ -91,6 +92,8 @@ def evaluate(positional, flags, overrides) -> int:
   if len(positional) != 1:
     raise ValueError('eval takes one checkpoint: RUN_DIR@STEP or asset:NAME')
   name, out = take(flags, 'config', 'out')
+  if out:
+    writable(Path(out))
   rows = rlft.scores(positional[0], config=name, **overrides)
   for row in rows:
     print(f'{row["eval"]:24s} {100 * row["success"]:6.2f} %  '
@@ -98,6 +101,15 @@ def evaluate(positional, flags, overrides) -> int:
   if out:
     Path(out).write_text(json.dumps(rows, indent=1) + '\n')
   return 0
+
+
+def writable(file: Path) -> None:
+  """ValueError when a result could not be written there."""
+  if not file.parent.is_dir() or file.is_dir():
+    raise ValueError(
+        f'--out={file}: name a file in a directory that is there')
+  if not os.access(file if file.exists() else file.parent, os.W_OK):
+    raise ValueError(f'--out={file}: cannot write there; choose another file')
 
 
 def sample(positional, flags, overrides) -> int:
@@ -147,24 +159,6 @@ def report(positional, flags, overrides) -> int:
     raise ValueError('report takes one study directory')
   print(rlft.write_report(positional[0]))
   return 0
-
-
-def git_state() -> str:
-  """Commit and uncommitted changes of the code, if it is under git."""
-  def git(*words):
-    try:
-      done = subprocess.run(
-          ['git', *words], capture_output=True, text=True, check=False,
-          cwd=Path(__file__).parent)
-    except OSError:  # there is no git
-      return ''
-    return done.stdout if done.returncode == 0 else ''
-  return git('rev-parse', 'HEAD') + git('diff', 'HEAD')
-
-
-def command_line() -> str:
-  """The command, as it could be typed again."""
-  return shlex.join(['rlft', *sys.argv[1:]]) + '\n'
 
 
 if __name__ == '__main__':

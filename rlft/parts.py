@@ -1,9 +1,10 @@
 """The one indirection: a name in a config is a file in a flat folder."""
+import contextlib
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +37,15 @@ def fill(function: Callable, where: str, **kwargs: Any) -> Callable:
     raise ValueError(
         f'{where} takes no {", ".join(unknown)}; known: {", ".join(known)}')
   return functools.partial(function, **kwargs)
+
+
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+  """Puts the section of the config before what is wrong with it."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{where}: {error}') from error
 
 
 def bind(folder: str, function: str, name: str, **kwargs: Any) -> Callable:

@@ -80,7 +80,7 @@ def sample(
   `keys` is one key per row, and token n of a row uses fold_in(key, n): how rows
   are split into batches does not change the text. Temperature 0 is greedy (its
   log-probs are those at temperature 1). A row of pads only is not sampled.
-  `rule` maps logits to logits (rlft/decoding).
+  `rule` maps logits to logits, before a token is chosen.
   """
   variables = {'params': params['policy']}
   rows, width = prompts.shape

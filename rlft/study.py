@@ -6,8 +6,7 @@ from pathlib import Path
 
 import ml_collections
 
-from rlft import analyze, check, report, train
-from rlft import config as door
+from rlft import analyze, check, directory, report, train
 from rlft.training import metrics, progress
 
 
@@ -33,14 +32,14 @@ def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
       progress.say(f'{name}: left out, OOD success is highest at step 0')
       continue
     run_dir = study_dir / name
-    run_dir.mkdir(parents=True, exist_ok=True)
     row = dict(name=name, role=section.role, seed=section.seed,
                from_step=section.from_step, finished=False,
                seconds=done.get(name, {}).get('seconds', 0.0))
     progress.say(f'{name}: started')
     began = time.monotonic()
     try:
-      execute(resolve(section.config, config.stages, study_dir), run_dir)
+      with directory.claim(run_dir):
+        perform(section.config, config.stages, study_dir, run_dir)
       row['finished'] = True
     finally:  # an interrupted stage keeps the time that it has cost
       row['seconds'] += time.monotonic() - began
@@ -80,30 +79,33 @@ def finish(study_dir: Path, done: dict) -> Path:
   return page
 
 
+def perform(
+    config: ml_collections.ConfigDict, stages: ml_collections.ConfigDict,
+    study_dir: Path, run_dir: Path,
+) -> None:
+  """A stage; its config.json names others as the study does: it may move."""
+  directory.write_once(
+      run_dir / 'config.json', resolve(config, stages, study_dir, Path()))
+  execute(resolve(config, stages, study_dir), run_dir)
+
+
 def execute(config: ml_collections.ConfigDict, run_dir: Path) -> None:
-  """One stage, as `rlft run` would run it by itself."""
-  write_once(run_dir / 'config.json', config)
+  """A run or an analysis."""
   if 'analysis' in config:
     analyze.run(config, run_dir)
   else:
     train.run(config, run_dir)
 
 
-def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
-  """Writes the resolved config; ValueError when another one is there."""
-  text = door.to_json(config)
-  if path.exists() and path.read_text() != text:
-    raise ValueError(
-        f'{path} is of another config: take a new run directory, or the '
-        'config that this one was begun with')
-  path.write_text(text)
-
-
 def resolve(
     config: ml_collections.ConfigDict, stages: ml_collections.ConfigDict,
-    study_dir: Path,
+    study_dir: Path, written_from: Path | None = None,
 ) -> ml_collections.ConfigDict:
-  """A copy in which 'STAGE@STEP' names a run directory of this study."""
+  """A copy in which 'STAGE@STEP' names a run directory of this study.
+
+  `written_from` is the study's directory; Path() gives names without it.
+  """
+  written_from = study_dir if written_from is None else written_from
   config = config.copy_and_resolve_references()
 
   def full(name):
@@ -112,7 +114,7 @@ def resolve(
       return name
     if step == 'best_ood':
       step = str(best_ood(study_dir / run))
-    return f'{study_dir / run}@{step}'
+    return f'{written_from / run}@{step}'
 
   with config.unlocked():
     if 'analysis' in config:

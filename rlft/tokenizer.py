@@ -14,6 +14,7 @@ class Tokenizer(NamedTuple):
   """`encode` adds no special tokens; `decode` drops them."""
   encode: Callable[[str], list[int]]
   decode: Callable[[list[int]], str]
+  unknown: Callable[[str], list[str]]  # the words of a text without a token
   vocabulary: int
   pad: int
   bos: int
@@ -62,16 +63,21 @@ def load(name: str) -> Tokenizer:
   ids = [built.token_to_id(word) for word in SPECIAL]
   if None in ids:
     raise ValueError(f'{path} lacks one of {" ".join(SPECIAL)}')
-  pad, bos, end, _ = ids
+  pad, bos, end, nothing = ids
 
   def encode(text: str) -> list[int]:
     return built.encode(text, add_special_tokens=False).ids
+
+  def unknown(text: str) -> list[str]:
+    found = built.encode(text, add_special_tokens=False)
+    return [text[slice(*at)] for token, at in zip(
+        found.ids, found.offsets, strict=True) if token == nothing]
 
   def decode(tokens: list[int]) -> str:
     return built.decode([int(t) for t in tokens], skip_special_tokens=True)
 
   return Tokenizer(
-      encode, decode, built.get_vocab_size(), pad, bos, end,
+      encode, decode, unknown, built.get_vocab_size(), pad, bos, end,
       hashlib.sha256(content).hexdigest())
 
 

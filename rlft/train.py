@@ -6,7 +6,7 @@ each section is bound to the function of the part that it names.
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,20 +28,21 @@ class Job(NamedTuple):
   update: Callable
   evaluations: Sequence[evaluate.Evaluation]
   online: bool
+  probe: Callable  # (params, batch) -> the objective's metrics, no update
 
 
 def build(config: ml_collections.ConfigDict) -> Job:
   """Binds every section; raises ValueError on what does not fit together."""
   words = tokenizer.load(config.tokenizer)
   model, params = build_params(config, words)
-  update, tx = build_update(config, model)
+  update, tx, probe = build_update(config, model)
   source = build_source(config, model, words, jax.tree.map(
       jnp.copy, {'policy': params['policy']}))
   state = TrainState(
       jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params),
       jax.random.key(config.seed))
   return Job(state, source, update, build_evaluations(config, model, words),
-             is_online(config))
+             is_online(config), probe)
 
 
 def is_online(config) -> bool:
@@ -63,17 +64,36 @@ def build_source(config, model, words, ref_params) -> Source:
         f'nothing reads the section advantages: {config.objective.name} '
         'has none')
   section = {'name': '', **config.experience.to_dict()}
-  env = envs.bind(**config.env.to_dict()) if config.env else None
-  return complete(
-      parts.bind('experience', 'make', **section, **context), 'experience')(env)
+  refuse('experience', section, context)
+  make = complete(
+      parts.bind('experience', 'make', **section, **context), 'experience')
+  takes_env = 'env' in inspect.signature(make).parameters
+  if takes_env != bool(config.env):
+    raise ValueError(
+        f'the experience {section["name"]} plays in config.env: set it'
+        if takes_env else 'nothing reads config.env: the experience '
+        f'{section["name"]} has environments of its own; leave it empty')
+  if not takes_env:
+    return make()
+  with parts.named('config.env'):
+    env = envs.bind(**config.env.to_dict())
+  return make(env)
 
 
-def build_update(config, model) -> tuple[Callable, Any]:
+def build_update(config, model) -> tuple[Callable, Any, Callable]:
   """The sections `objective`, `passes` and `optimizer`."""
   return compile_update(
       model, config.experience.get('temperature', 1.0), config.num_steps,
       *(tuple(config[section].items())
         for section in ('objective', 'passes', 'optimizer')))
+
+
+def refuse(
+    where: str, section: Iterable[str], given: Iterable[str]) -> None:
+  """ValueError for keys of a section that the run sets itself."""
+  for key in sorted(set(section) & set(given)):
+    raise ValueError(f'config.{where}.{key} follows from the rest of the '
+                     'config: leave it out')
 
 
 def complete(function: Callable, where: str) -> Callable:
@@ -106,27 +126,29 @@ def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
 def compile_update(
     model: Any, temperature: float, num_steps: int, objective: tuple,
     passes: tuple, settings: tuple,
-) -> tuple[Callable, Any]:
-  """The jitted update, its state donated, and the optimizer it uses."""
+) -> tuple[Callable, Any, Callable]:
+  """The jitted update, its state donated; its optimizer; its loss alone."""
   passes = dict(passes)
   tx = complete(parts.fill(
       optimizer.make, 'optimizer', **dict(settings),
       num_steps=num_steps * math.prod(passes.values())), 'optimizer')()
+  forward = functools.partial(policy.forward, model, temperature=temperature)
+  loss = parts.bind('objectives', 'loss', **dict(objective))
   step = complete(parts.fill(
       steps.minibatch_epochs if passes else steps.gradient_step, 'passes',
-      tx=tx, forward=functools.partial(
-          policy.forward, model, temperature=temperature),
-      loss=parts.bind('objectives', 'loss', **dict(objective)), **passes),
-      'passes')
-  return jax.jit(step, donate_argnums=0), tx
+      tx=tx, forward=forward, loss=loss, **passes), 'passes')
+  probe = jax.jit(
+      lambda params, batch: loss(forward(params, batch.tokens), batch)[1])
+  return jax.jit(step, donate_argnums=0), tx, probe
 
 
 def build_model(section, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
   """The family's module and a model of the section's size."""
   section = section.to_dict()
   family = parts.load('models', section['name'])
-  make = parts.bind('models', 'make', **section)
-  return family, make(vocabulary=words.vocabulary)
+  given = dict(vocabulary=words.vocabulary, pad=words.pad, bos=words.bos)
+  refuse('model', section, given)
+  return family, parts.bind('models', 'make', **section)(**given)
 
 
 def build_evaluations(
@@ -139,16 +161,21 @@ def build_evaluations(
         f'evals.{wanted[0]} measures kl, but from what? Set base or init')
   if wanted and base is None:
     base = jax.tree.map(jnp.asarray, weights.load(origin))
-  return [
-      complete(
-          parts.fill(evaluate.make, f'evals.{name}', **e.to_dict()),
-          f'evals.{name}')(name, model, words, base_params=base)
-      for name, e in config.evals.items()]
+  made = []
+  for name, e in config.evals.items():
+    where = f'evals.{name}'
+    refuse(where, e, ('name', 'model', 'tokenizer', 'base_params'))
+    make = complete(parts.fill(evaluate.make, where, **e.to_dict()), where)
+    with parts.named(f'config.{where}'):
+      made.append(make(name, model, words, base_params=base))
+  return made
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   """Trains to `num_steps`, from the newest checkpoint if there is one."""
   job = build(config)
+  if not checkpoint.steps(run_dir) and config.num_steps and job.online:
+    begin(job, config.model.get('dtype', 'float32'))
   keep = config.checkpoint.keep or None
   with checkpoint.open_manager(run_dir, keep=keep) as manager:
     state, source_state = job.state, job.source.init()
@@ -157,6 +184,18 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
       state, source_state = checkpoint.restore(manager, newest, state)
       progress.say(f'{run_dir}: going on from step {newest}')
     return loop(config, run_dir, job, manager, state, source_state)
+
+
+def begin(job: Job, dtype: str) -> None:
+  """Checks the first rollout, before anything is saved or updated.
+
+  A rollout is a pure function of its key: the loop makes this one again.
+  """
+  state = job.state
+  _, batch, data = job.source.next(
+      job.source.init(), state.params, {},
+      steps.stream(state.key, 'rollout', 0))
+  check_start(data, job.probe(state.params, batch), dtype)
 
 
 def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
@@ -186,10 +225,10 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
     tokens += data['tokens']
     clock.lap('experience')
     state, seen = job.update(state, batch)
-    if step == 0 and job.online:
-      check_start(data, seen, config.model.get('dtype', 'float32'))
+    # the source's first draw would wait for it, on the experience's account
+    jax.block_until_ready(state.params)
     if (step + 1) % config.log.every == 0 or step == 0:
-      seen = jax.device_get(seen)  # waits: updates are dispatched ahead
+      seen = jax.device_get(seen)
       clock.lap('update')
       spent = clock.flush()
       busy = spent['experience_seconds'] + spent['update_seconds']
@@ -222,10 +261,6 @@ def check_start(data: dict, seen: dict, dtype: str) -> None:
   follows would be wrong, so the run does not begin.
   """
   mean, largest = TOLERANCE[dtype]
-
-  def first(name, neutral):  # one plain step has no others to tell it from
-    return float(seen.get(f'first_{name}', seen.get(name, neutral)))
-
   gaps = {
       'the sampler and the trainer disagree on log-probs':
           (data['sampler_gap_mean'], data['sampler_gap']),
@@ -233,8 +268,8 @@ def check_start(data: dict, seen: dict, dtype: str) -> None:
           (abs(data['kl_k1']), data['reference_gap']),
       'the first ratio is not 1':
           # k3 is half the squared log-ratio, so it sees both directions
-          (math.sqrt(2 * first('approx_kl', 0.0)),
-           abs(first('ratio_max', 1.0) - 1)),
+          (math.sqrt(2 * float(seen.get('approx_kl', 0.0))),
+           abs(float(seen.get('ratio_max', 1.0)) - 1)),
   }
   for what, (average, top) in gaps.items():
     if not (average <= mean and top <= largest):

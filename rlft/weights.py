@@ -1,6 +1,7 @@
 """Where parameters come from: a shipped asset, or a checkpoint of a run."""
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,58 @@ from rlft import tokenizer
 from rlft.training import checkpoint, metrics
 
 
-def load(name: str) -> PyTree:
+def load(name: object) -> PyTree:
   """Parameters {'policy': ...} of 'asset:NAME' or 'RUN_DIR@STEP'.
 
   Raises ValueError for what is missing, truncated or not as its provenance
   file says.
   """
+  name = spelled(name)
   if name.startswith('asset:'):
     return {'policy': load_asset(name.removeprefix('asset:'))}
   return checkpoint.load_params(name)
 
 
+def spelled(name: object) -> str:
+  """A checkpoint's name as a string; ValueError for what can be none."""
+  if not isinstance(name, str | os.PathLike):
+    raise ValueError(
+        f'{name!r} names no checkpoint: write RUN_DIR@STEP or asset:NAME')
+  return str(name)
+
+
 def verify(name: str) -> None:
-  """ValueError when `load` would not find these parameters whole."""
+  """ValueError when `load` would not find these parameters."""
   if name.startswith('asset:'):
     load_asset(name.removeprefix('asset:'))
   else:
-    checkpoint.resolve_step(name)
+    checkpoint.find(name)
     config_of(name)
 
 
-def config_of(name: str) -> dict[str, Any]:
-  """The sections `model` and `tokenizer` that these parameters belong to."""
+def config_of(name: object) -> dict[str, Any]:
+  """The config that these parameters were made with.
+
+  Names of other stages in a stage's own config (`sft@20`) are made paths in
+  the study that it lies in.
+  """
+  name = spelled(name)
   if name.startswith('asset:'):
     return provenance(name.removeprefix('asset:'))['config']
   run_dir, _ = checkpoint.split(name)
-  return checkpoint.run_config(run_dir)
+  config = checkpoint.run_config(run_dir)
+  return config | {
+      key: located(config[key], run_dir) for key in ('init', 'base')
+      if key in config}
+
+
+def located(name: str, run_dir: Path) -> str:
+  """'STAGE@STEP' as a path, if RUN_DIR is a stage of a study with that one."""
+  stage, at, step = name.rpartition('@')
+  for folder in run_dir.resolve().parents if at else ():
+    if (folder / 'stages.json').is_file() and (folder / stage).is_dir():
+      return f'{folder / stage}@{step}'
+  return name
 
 
 def provenance(asset: str) -> dict[str, Any]:

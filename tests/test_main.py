@@ -25,7 +25,7 @@ def get_config(variant=''):
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):
-  path = tmp_path_factory.mktemp('configs') / 'toy.py'
+  path = tmp_path_factory.mktemp('configs') / 'a toy.py'
   path.write_text(FILE)
   return str(path)
 
@@ -34,9 +34,8 @@ def file(tmp_path_factory):
 def finished(file, tmp_path_factory):
   """The directory of a run of this file, as the command made it."""
   run_dir = tmp_path_factory.mktemp('runs') / 'deep' / 'sft'
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr('sys.argv', ['x/rlft', 'run', '--config=a b.py'])
-    assert main.main(['run', f'--config={file}', f'--run_dir={run_dir}']) == 0
+  assert main.main(['run', f'--config={file}', f'--run_dir={run_dir}',
+                    '--config.seed=0']) == 0
   return run_dir
 
 
@@ -45,14 +44,15 @@ def contents(folder):
           and 'tensorboard' not in p.parts}
 
 
-def test_a_run_leaves_all_that_explains_it(finished):
+def test_a_run_leaves_all_that_explains_it(file, finished):
   assert {p.name for p in finished.iterdir()} == {
       'config.json', 'command.txt', 'git.txt', 'metrics.jsonl', 'evals.jsonl',
-      'samples', 'checkpoints', 'tensorboard'}
+      'samples', 'checkpoints', 'tensorboard', '.lock'}
   config = json.loads((finished / 'config.json').read_text())
   assert config['num_steps'] == 4 and config['model']['preset'] == 'tiny'
   command = (finished / 'command.txt').read_text()
-  assert command == "rlft run '--config=a b.py'\n"
+  assert command == (
+      f"rlft run '--config={file}' --run_dir={finished} --config.seed=0\n")
   assert len((finished / 'git.txt').read_text().split('\n')[0]) in (0, 40)
 
 
@@ -60,10 +60,13 @@ def test_a_finished_run_runs_again_to_no_effect(file, finished, capfd):
   before = contents(finished)
   assert main.main(['run', f'--config={file}', f'--run_dir={finished}']) == 0
   after = contents(finished)
-  for name in ('command.txt', 'git.txt'):  # are of the last command
-    after[finished / name] = before[finished / name]
+  first, again = (x.pop(finished / 'command.txt') for x in (before, after))
   assert after == before
+  assert again.startswith(first + b'# again, 20')  # added, not put over it
+  assert again.splitlines()[2:] == [
+      f"rlft run '--config={file}' --run_dir={finished}".encode()]
   assert capfd.readouterr().out == f'{finished}\n'
+  (finished / 'command.txt').write_bytes(first)
 
 
 def refused(argv, capfd):
@@ -78,13 +81,15 @@ def refused(argv, capfd):
 
 @pytest.mark.parametrize('extra, complaint', [
     (['--config.num_stpes=3'], 'did you mean num_steps?'),
-    (['--config.optimizer.learning_rate=nan'], 'no plain value'),
+    (['--config.optimizer.learning_rate=nan'], "rate='nan': give a number"),
+    (['--config.env.mode=faithfull'], "no mode 'faithfull'; known: corrected"),
+    (['--config.critic=True'], 'sft reads no critic: set config.critic=False'),
     (['--config.experience.rows=-4'], 'whole number from 1'),
     (['--config.init=runs/none@3'], 'no checkpoints in runs/none'),
     (['--config.init=asset:none'], "no asset 'none'"),
     (['--config.init=FINISHED@99'], 'no step 99 in'),
     (['--config.model.preset=nano', '--config.init=FINISHED@4'],
-     "was made with the model {'name': 'transformer', 'preset': 'tiny'}"),
+     "was made with the model name='transformer', preset='tiny', not with"),
     (['--config.objective.name=pop'], "no 'pop' in rlft/objectives"),
     (['--config.evaluate.steps=0,99'], 'step 99 is beyond num_steps 4'),
     (['--confg=x.py'], 'no flag --confg; known: --config, --run_dir'),
@@ -148,7 +153,17 @@ def test_a_directory_of_another_config_is_left_alone(file, finished, capfd):
     (['run', '--run_dir=x'], '--config=... is missing'),
     (['eval'], 'eval takes one checkpoint'),
     (['eval', 'nothing'], 'write RUN_DIR@STEP'),
-    (['eval', 'runs/none@3'], 'runs/none'),
+    (['eval', 'runs/none@3'],
+     'run it first: rlft run --config=... --run_dir=runs/none'),
+    (['eval', 'asset:points24_nano', '--out=/nowhere/x.json'],
+     'name a file in a directory that is there'),
+    (['eval', 'asset:points24_nano', '--out=/'], 'name a file'),
+    (['eval', 'asset:points24_nano',
+      '--config=configs/general_points/demo.py'], 'demo.py has no evals: give'),
+    (['eval', 'asset:points24_nano',
+      '--config=configs/general_points/rotation.py'], 'has no evals: give'),
+    (['sample', 'asset:points24_nano', ''], 'the prompt is empty'),
+    (['sample', 'asset:points24_nano', ' '], 'the prompt is empty'),
     (['sample'], 'sample takes a checkpoint'),
     (['sample', 'asset:none', 'x'], "no asset 'none'"),
     (['sample', 'asset:points24_nano', '--temperature=hot'], 'temperature=hot'),
@@ -228,14 +243,66 @@ def test_sample_talks(finished, capfd, monkeypatch):
   assert said(0) == [first, second] != said(1)
 
 
-def test_code_without_git_has_no_state(monkeypatch):
-  monkeypatch.setenv('PATH', '')
-  assert main.git_state() == ''
+def test_sample_names_the_words_it_does_not_know(finished, capfd):
+  assert main.main(['sample', f'{finished}@4', '--max_new_tokens=2',
+                    '24 zebra cards Koenig 5 :', '24 cards']) == 0
+  said = capfd.readouterr()
+  assert said.err == (
+      'rlft: the model has no token for zebra Koenig: read as <unk>\n')
+  assert len(said.out.splitlines()) == 2
+
+
+@pytest.mark.parametrize('command', ['eval', 'sample'])
+def test_a_study_is_no_run(finished, tmp_path, capfd, command):
+  shutil.copytree(finished, tmp_path / 'sft')
+  stages = {'sft': {'config': {}}, 'table': {'config': {'analysis': {}}}}
+  (tmp_path / 'config.json').write_text(json.dumps({'stages': stages}))
+  line = refused([command, f'{tmp_path}@last'], capfd)
+  assert line.endswith(
+      f'is a study, not a run: write {tmp_path}/STAGE@STEP with a stage of '
+      'sft\n')
+  (tmp_path / 'config.json').write_text(json.dumps({'analysis': {}}))
+  assert 'is an analysis: it saves no' in refused(
+      [command, f'{tmp_path}@last'], capfd)
+
+
+def spoilt(finished, tmp_path, how):
+  run_dir = tmp_path / 'run'
+  shutil.copytree(finished, run_dir)
+  params = run_dir / 'checkpoints' / '000004' / 'params'
+  if how == 'truncated':
+    largest = max((p for p in params.rglob('*') if p.is_file()),
+                  key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+  else:
+    shutil.rmtree(params)
+  return run_dir
+
+
+@pytest.mark.parametrize('how', ['truncated', 'removed'])
+def test_a_damaged_checkpoint_is_told_on_one_line(
+    file, finished, tmp_path, capfd, how):
+  run_dir = spoilt(finished, tmp_path, how)
+  whole = contents(run_dir)
+  told = (f'{run_dir}@4 is damaged, or of another model: take another step '
+          '(0, 2), or delete')
+  assert told in refused(['sample', f'{run_dir}@4', '24 cards'], capfd)
+  other = tmp_path / 'other'
+  assert told in refused(
+      ['run', f'--config={file}', f'--run_dir={other}',
+       f'--config.init={run_dir}@4'], capfd)
+  assert not other.exists()
+  assert f'delete {run_dir}/checkpoints/000004' in refused(
+      ['run', f'--config={file}', f'--run_dir={run_dir}'], capfd)
+  assert {k: v for k, v in contents(run_dir).items()
+          if k.name != 'command.txt'} == {
+              k: v for k, v in whole.items() if k.name != 'command.txt'}
 
 
 def test_the_functions_are_offered_and_nothing_else():
   for name in rlft.__all__:
     assert callable(getattr(rlft, name))
+  assert set(rlft.__all__) <= set(dir(rlft))
   with pytest.raises(AttributeError, match='rlft has no zebra'):
     _ = rlft.zebra
 
@@ -245,6 +312,12 @@ def test_a_config_object_runs_as_a_file_does(tmp_path):
   config.evals = {}
   assert rlft.run(config, tmp_path / 'run') == tmp_path / 'run'
   assert (tmp_path / 'run' / 'checkpoints' / '000000').is_dir()
+  assert (tmp_path / 'run' / 'command.txt').read_text() == (
+      "rlft.run('a ConfigDict, see config.json', "
+      f"'{tmp_path / 'run'}')  # from Python\n")
+  with pytest.raises(ValueError, match='seed beside a ConfigDict: set the'):
+    rlft.run(config, tmp_path / 'other', seed=1)
+  assert not (tmp_path / 'other').exists()
   config.num_steps = -1
   with pytest.raises(ValueError, match='whole number from 0'):
     rlft.run(config, tmp_path / 'other')

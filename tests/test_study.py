@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 
 from rlft import analyze, check, report, study, train, weights
+from rlft import config as door
 from rlft.training import metrics
 from tests import tiny
 
@@ -90,10 +91,25 @@ def test_names_of_stages_become_paths(world, tmp_path):
   assert rl.init == rl.base == f'{tmp_path}/sft@2'
   assert rotation.checkpoints.to_dict() == {
       'before': f'{tmp_path}/sft@0', 'after': f'{tmp_path}/rl@4'}
-  written = json.loads((tmp_path / 'rl' / 'config.json').read_text())
-  assert written['init'] == f'{tmp_path}/sft@2'
   other = study.resolve(rl_from('runs/sft@2'), full().stages, tmp_path)
   assert other.init == 'runs/sft@2'  # a run of another place
+
+
+def test_a_study_may_move(world, tmp_path):
+  """What a stage wrote names others as the study does."""
+  world.stop = 'rl'
+  with pytest.raises(KeyboardInterrupt):
+    study.run(full(), tmp_path / 'here')
+  (tmp_path / 'here').rename(tmp_path / 'there')
+  world.stop = None
+  study.run(full(), tmp_path / 'there')
+  rl = tmp_path / 'there' / 'rl'
+  assert world.notes[2][1].init == f'{tmp_path}/there/sft@2'
+  assert json.loads((rl / 'config.json').read_text())['init'] == 'sft@2'
+  assert weights.config_of(f'{rl}@4')['base'] == f'{tmp_path}/there/sft@2'
+  assert weights.config_of(f'{tmp_path}/there/sft@4')['init'] == ''
+  assert weights.located('none@2', rl) == 'none@2'
+  assert weights.located('asset:x', rl) == 'asset:x'
 
 
 def test_a_finished_stage_is_not_done_again(world, tmp_path):
@@ -195,11 +211,68 @@ def test_a_study_that_would_stop_half_way_does_not_begin(config, complaint):
     (lambda s: s.rl.config.passes.update(minibatches=3), 'stage rl: 8 rows'),
     (lambda s: s.rl.config.model.update(preset='nano'), 'stage rl: .* model'),
     (lambda s: s.rotation.config.analysis.update(topp=1), 'takes no topp'),
-    (lambda s: s.rotation.config.analysis.update(name='x'), "no 'x' in")])
+    (lambda s: s.rotation.config.analysis.update(name='x'), "no 'x' in"),
+    (lambda s: s.rotation.config.update(env={}), 'section of the analysis rot'),
+    (lambda s: s.rotation.config.checkpoints.update(other='sft@0'),
+     'checkpoints names two: before and after'),
+    (lambda s: s.rotation.config.checkpoints.update(before='sft@3'),
+     'stage rotation: stage sft saves no step 3'),
+    (lambda s: s.rotation.config.checkpoints.update(before='asset:nano'),
+     "stage rotation: no asset 'nano'"),
+    (lambda s: s.rotation.config.checkpoints.update(
+        after='asset:points24_nano'),
+     "tiny': compare checkpoints of one model"),
+    (lambda s: sweeping(s, dict(kind='vectros')), "no kind 'vectros' of edit"),
+    (lambda s: sweeping(s, dict(kind='revert', modules=('mlp',))),
+     'no module mlp; known: down, gate'),
+    (lambda s: sweeping(s, dict(kind='revert', layers=(.6, .9))),
+     'none of 2 layers'),
+    (lambda s: sweeping(s), 'the sweep is empty')])
 def test_every_stage_is_checked_before_any_begins(spoil, complaint):
   config = full()
   spoil(config.stages)
   with pytest.raises(ValueError, match=complaint):
+    check.study(config)
+
+
+def sweeping(stages, *sweep):
+  """Makes the analysis one of edits."""
+  run = tiny.sft_config()
+  stages.rotation.config = dict(
+      analysis=dict(name='restoration', sweep=sweep), evals=run.evals,
+      checkpoints=dict(before='sft@0', after='sft@last'), init='', base='',
+      model=run.model, tokenizer=run.tokenizer)
+
+
+def test_a_sweep_is_let_through():
+  config = full()
+  sweeping(config.stages, dict(kind='none'), dict(kind='values'))
+  check.study(config)
+  config.stages.rotation.config.model.preset = 'nano'
+  with pytest.raises(ValueError, match=r'made with the model.*not with .*nano'):
+    check.study(config)
+
+
+@pytest.mark.parametrize('spoil, complaint', [
+    (lambda c: c.update(model={}), 'no key of a study is called model; known:'),
+    (lambda c: c.update(order=('sft', 'rl')), 'order names each of its stages'),
+    (lambda c: c.stages.rl.update(at=3), 'no key of stage rl is called at; kn'),
+    (lambda c: c.stages.rl.config.update(at=3),
+     'stage rl: no section is called at; known:'),
+    (lambda c: c.stages.rotation.config.update(mesh={}),
+     'stage rotation: no section of an analysis is called mesh; known: ana')])
+def test_a_study_has_no_key_that_nothing_reads(spoil, complaint):
+  config = full()
+  door.validate(config)
+  spoil(config)
+  with pytest.raises(ValueError, match=complaint):
+    door.validate(config)
+
+
+def test_what_a_run_will_keep_is_what_a_stage_may_name():
+  config = full()
+  config.stages.sft.config.checkpoint.keep = 1
+  with pytest.raises(ValueError, match=r'saves no step 2; it saves 4, last$'):
     check.study(config)
 
 

@@ -30,6 +30,9 @@ def test_encoding_adds_nothing_and_decoding_drops_the_special_tokens():
 
 def test_an_unknown_word_has_a_token_of_its_own():
   assert tiny.words().encode('10 zebra 10') == [14, 3, 14]
+  assert tiny.words().unknown('10 zebra 10 Köln 100') == [
+      'zebra', 'Köln', '100']
+  assert tiny.words().unknown('24 cards :') == []
 
 
 @pytest.mark.parametrize('name, rules', [

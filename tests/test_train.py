@@ -182,15 +182,15 @@ def test_ppo_does_more_often_what_was_better_than_expected():
   assert float(again['policy_loss']) < -0.01
 
 
-def begin(batch, data):
-  """The first update of a run, as the loop checks it."""
-  job = job_of('rl')
-  _, seen = job.update(job.state, batch)
-  train.check_start(data, seen, 'float32')
+def begin(batch, data, dtype='float32'):
+  """The first rollout of a run, as it is checked."""
+  source = Source(lambda: 0, lambda *_: (0, batch, data))
+  train.begin(built('rl')._replace(source=source), dtype)
 
 
 def test_a_sound_start_is_let_through():
   begin(*first_rollout())
+  train.begin(built('rl'), 'float32')
 
 
 def test_another_reference_is_refused():
@@ -229,7 +229,22 @@ def test_a_first_ratio_that_is_not_one_stops_the_run(shift, tmp_path):
 
   with pytest.raises(ValueError, match='first ratio is not 1 at step 0'):
     run('rl', tmp_path, job_of('rl', source=Source(source.init, shifted)))
-  assert checkpoint.steps(tmp_path) == [0]
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('mean, largest, sound', [
+    (0.019, 0.49, True), (0.021, 0.49, False), (0.019, 0.51, False)])
+def test_the_gate_of_bfloat16(mean, largest, sound):
+  """0.02 nats on average, 0.5 at most; float32 lets none of it through."""
+  batch, data = first_rollout()
+  data = data | dict(sampler_gap_mean=mean, sampler_gap=largest)
+  with pytest.raises(ValueError, match=r'allowed 0\.0001 and 0\.0001 in fl'):
+    begin(batch, data)
+  if sound:
+    begin(batch, data, 'bfloat16')
+    return
+  with pytest.raises(ValueError, match=r'allowed 0\.02 and 0\.5 in bfloat16'):
+    begin(batch, data, 'bfloat16')
 
 
 def test_a_start_that_is_not_a_number_is_refused():
@@ -243,7 +258,7 @@ def test_one_pass_is_on_policy_too():
   """Without epochs and minibatches PPO takes one plain step a rollout."""
   config = tiny.rl_config()
   del config.passes['epochs'], config.passes['minibatches']
-  update, _ = train.build_update(config, tiny.model())
+  update, _, _ = train.build_update(config, tiny.model())
   batch, data = first_rollout()
   _, seen = jax.eval_shape(update, built('rl').state, batch)
   assert 'first_ratio_max' not in seen

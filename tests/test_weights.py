@@ -140,3 +140,10 @@ def test_the_asset_of_this_package_is_whole_and_fits_its_model():
   weights.verify('asset:points24_nano')
   section = door.from_dict(weights.config_of('asset:points24_nano'))
   assert section.model.preset == 'nano'
+
+
+@pytest.mark.parametrize('name', [3, None, ['runs/sft@3']])
+def test_what_can_be_no_name_is_told(name):
+  for function in (weights.load, weights.config_of):
+    with pytest.raises(ValueError, match='names no checkpoint: write RUN_DIR@'):
+      function(name)

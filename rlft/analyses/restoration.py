@@ -77,7 +77,31 @@ def edits(
   """
   trees.same(before, after)
   shared = _share(before, after, seed, select)
+  plans = _plans(sweep, shared)
+  for label, kind, options in plans:
+    if options.get('distance') is not None:
+      _check_way(label, kind, options, shared)
+  return _edits(before, after, shared, plans)
+
+
+def check(
+    like: PyTree, *, sweep: Sequence[Any], seed: int = 0,
+    select: str = trees.BLOCKS,
+) -> None:
+  """What `edits` would refuse of a sweep, but for distances.
+
+  Needs no weights: `like` is a tree of shapes (`jax.eval_shape`).
+  """
+  jax.eval_shape(
+      lambda x: _plans(sweep, _share(x, x, seed, select)) and None, like)
+
+
+def _plans(
+    sweep: Sequence[Any], shared: _Sweep,
+) -> list[tuple[str, str, dict[str, Any]]]:
   plans = [_plan(entry, shared) for entry in sweep]
+  if not plans:
+    raise ValueError('the sweep is empty: list edits in analysis.sweep')
   labels = [label for label, _, _ in plans]
   for at, (label, _, options) in enumerate(plans):
     if labels.count(label) > 1:
@@ -86,20 +110,7 @@ def edits(
       raise ValueError(
           f'{label}: no earlier edit {options["match"]!r} to match; known: '
           f'{", ".join(labels[:at]) or "none"}')
-  return _edits(before, after, shared, plans)
-
-
-def matched_interpolation(
-    before: PyTree, after: PyTree, distance: float | int, *,
-    select: str = trees.BLOCKS,
-) -> PyTree:
-  """`after` moved straight towards `before` by a Frobenius distance.
-
-  The control for an edit of that distance_to_after. ValueError when `before`
-  is nearer than that.
-  """
-  entry = {'kind': 'interpolate', 'distance': distance}
-  return next(edits(before, after, sweep=[entry], select=select)).params
+  return plans
 
 
 def _share(before: PyTree, after: PyTree, seed: int, select: str) -> _Sweep:
@@ -121,10 +132,7 @@ def _edits(
   for label, kind, options in plans:
     if options.get('match') is not None:
       options = {**options, 'match': None, 'distance': moved[options['match']]}
-      try:
-        _check(kind, options, shared)
-      except ValueError as error:
-        raise ValueError(f'{label}: {error}') from error
+      _check_way(label, kind, options, shared)
     params = trees.replace(after, _edit(kind, options, shared))
     moved[label] = float(trees.distance(params, after))
     yield Edited(
@@ -133,12 +141,14 @@ def _edits(
 
 
 def _plan(
-    entry: Mapping[str, Any], shared: _Sweep,
+    entry: Any, shared: _Sweep,
 ) -> tuple[str, str, dict[str, Any]]:
   """Label, kind and complete options of a sweep entry."""
+  if not isinstance(entry, Mapping):
+    raise ValueError(f'{entry!r} is no edit: write dict(kind=...)')
   given = dict(entry)
   kind = given.pop('kind', None)
-  if kind not in KINDS:
+  if kind not in list(KINDS):  # whatever its type
     raise ValueError(f'no kind {kind!r} of edit; known: {", ".join(KINDS)}')
   defaults = KINDS[kind].defaults
   unknown = sorted(set(given) - set(defaults))
@@ -147,10 +157,11 @@ def _plan(
         f'{kind} takes no {", ".join(unknown)}; known: '
         f'{", ".join(defaults) or "nothing"}')
   options = {**defaults, **given}
-  label = _label(kind, options)
+  label = f'{kind}, of {given}'
   try:
+    label = _label(kind, options)
     _check(kind, options, shared)
-  except ValueError as error:
+  except (ValueError, TypeError, AttributeError) as error:
     raise ValueError(f'{label}: {error}') from error
   return label, kind, options
 
@@ -195,13 +206,24 @@ def _check(kind: str, options: dict[str, Any], shared: _Sweep) -> None:
   if 'amount' in options:
     if sum(options[name] is not None for name in STEP) != 1:
       raise ValueError(f'give one of {", ".join(STEP)}')
-    if options['match'] is not None:
-      return  # known once the other edit has been made
-    amount = _amount(options, shared)
-    high = 1 if kind == 'interpolate' else math.inf
-    if not 0 <= amount <= high + 1e-6:
-      raise ValueError(
-          f'amount {amount:g} is not between 0 (after) and {high} (before)')
+    if options['amount'] is not None:  # others go by distances of weights
+      _check_amount(kind, _amount(options, shared))
+
+
+def _check_way(
+    label: str, kind: str, options: dict[str, Any], shared: _Sweep) -> None:
+  """ValueError for a step that goes by distance and ends too far."""
+  try:
+    _check_amount(kind, _amount(options, shared))
+  except ValueError as error:
+    raise ValueError(f'{label}: {error}') from error
+
+
+def _check_amount(kind: str, amount: float) -> None:
+  high = 1 if kind == 'interpolate' else math.inf
+  if not 0 <= amount <= high + 1e-6:
+    raise ValueError(
+        f'amount {amount:g} is not between 0 (after) and {high} (before)')
 
 
 def _places(options: dict[str, Any], shared: _Sweep) -> list[str]:

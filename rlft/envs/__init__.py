@@ -23,7 +23,9 @@ class Environment(NamedTuple):
 def bind(name: str, **rules: Any) -> Environment:
   """An environment by name; every rule goes to each function that takes it.
 
-  Raises ValueError for an unknown environment, or a rule that none takes.
+  Raises ValueError for an unknown environment, a rule that none takes, or a
+  value that the environment's `check(*, rules)` refuses: at once, not when a
+  function that reads the rule is first called.
   """
   module = parts.load('envs', name)
   found = {f: getattr(module, f, None) for f in OFFERS}
@@ -39,6 +41,8 @@ def bind(name: str, **rules: Any) -> Environment:
     raise ValueError(
         f'the environment {name} has no rule {", ".join(unknown)}; '
         f'known: {", ".join(known)}')
+  if hasattr(module, 'check'):
+    module.check(**rules)
   return Environment(**{
       f: g and functools.partial(
           g, **{k: v for k, v in rules.items() if k in takes[f]})

@@ -70,6 +70,28 @@ def sample(
       f'target={target}, split={split}, held_out={held_out}')
 
 
+def check(
+    *,
+    faces: object = (10, 10, 10),
+    ensure_face: object = False,
+    target: object = 24,
+    cards: object = 4,
+    deck: object = 'independent',
+    split: object = None,
+    held_out: object = 0.25,
+    text: object = 'compact',
+    mode: object = 'corrected',
+    hints: object = True,
+) -> None:
+  """ValueError, one line, for any rule that makes no sense."""
+  deck_of.check_rules(faces, cards, target, split, held_out)
+  for rule, value, known in (
+      ('deck', deck, deck_of.DECKS), ('text', text, card_texts.TEXTS),
+      ('mode', mode, formulas.MODES), ('hints', hints, (False, True)),
+      ('ensure_face', ensure_face, (False, True))):
+    deck_of.check_choice(rule, value, known)
+
+
 def hands(seed: int, n: int, **rules: Any) -> list[Task]:
   """n fixed tasks for evaluation, no two with the same cards in order.
 

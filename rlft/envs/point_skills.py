@@ -42,8 +42,7 @@ def sample(
   `solve` draws solvable hands, of the given split; `translate` any hand.
   ValueError for an unknown skill, bad rules or rules that no hand satisfies.
   """
-  if skill not in SKILLS:
-    raise ValueError(f'no skill {skill!r}; known: {", ".join(SKILLS)}')
+  deck_of.check_choice('skill', skill, SKILLS)
   rules = deck_of.FACES if faces is None else (tuple(map(int, faces)),)
   deck_of.check_rules(rules[0], cards, target, split, held_out)
   for _ in range(DRAWS):
@@ -60,6 +59,21 @@ def sample(
   raise ValueError(
       f'no solvable hand in {DRAWS} draws with faces={faces}, cards={cards}, '
       f'target={target}, split={split}, held_out={held_out}')
+
+
+def check(
+    *,
+    skill: object = SKILLS[0],
+    faces: object = None,
+    target: object = 24,
+    cards: object = 4,
+    split: object = None,
+    held_out: object = 0.25,
+) -> None:
+  """ValueError, one line, for any rule that makes no sense."""
+  deck_of.check_choice('skill', skill, SKILLS)
+  faces = deck_of.FACES[0] if faces is None else faces
+  deck_of.check_rules(faces, cards, target, split, held_out)
 
 
 def demonstrate(task: Task) -> str:

@@ -15,7 +15,7 @@ from rlft.types import Batch, Source
 
 
 def make(
-    env: Any = None, *, tokenizer: Tokenizer, rows: int, length: int,
+    *, tokenizer: Tokenizer, rows: int, length: int,
     skills: Mapping[str, Mapping[str, Any]],
 ) -> Source:
   """Batches of (rows, length) filled with documents of random skills.
@@ -24,12 +24,13 @@ def make(
   the environment's section, and the largest number of failed tries with their
   feedback that stand before the answer (uniform from 1 when above 0).
   """
-  del env
   if not skills:
     raise ValueError('experience.skills is empty: name a skill')
-  bound = [
-      parts.fill(bind_skill, f'experience.skills.{name}', **skills[name])()
-      for name in sorted(skills)]
+  bound = []
+  for name in sorted(skills):
+    where = f'experience.skills.{name}'
+    with parts.named(f'config.{where}'):
+      bound.append(parts.fill(bind_skill, where, **skills[name])())
   weights = np.array([weight for weight, _, _ in bound])
   shares = weights / weights.sum()
 

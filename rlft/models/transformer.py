@@ -269,14 +269,22 @@ PRESETS: dict[str, dict[str, int]] = {
 DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32
 
 
-def make(*, preset: str, vocabulary: int, dtype: str = 'float32') -> Model:
-  """A model of a named size; ValueError lists the known ones."""
+def make(
+    *, preset: str, vocabulary: int, dtype: str = 'float32', pad: int = 0,
+    bos: int | None = 1,
+) -> Model:
+  """A model of a named size; ValueError lists the known ones.
+
+  `pad` and `bos` are the tokenizer's: the token that is never attended to and
+  the one that begins a document.
+  """
   if preset not in PRESETS:
     raise ValueError(f'no preset {preset!r}; known: {", ".join(PRESETS)}')
   if dtype not in DTYPES:
     raise ValueError(f'no dtype {dtype!r}; known: {", ".join(DTYPES)}')
   return Model(
-      vocabulary=vocabulary, dtype=jnp.dtype(dtype), **PRESETS[preset])
+      vocabulary=vocabulary, dtype=jnp.dtype(dtype), pad_id=pad, bos_id=bos,
+      **PRESETS[preset])
 
 
 @functools.partial(jax.jit, static_argnums=0)

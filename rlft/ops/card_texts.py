@@ -93,13 +93,14 @@ def formula_field(
     text: str, written: str, *, tolerant: bool = True) -> str | None:
   """The formula of a completion, None where it has none.
 
-  compact: what follows the first colon; spaces between words are rendering and
-  dropped. paper: strict JSON, else the first match of the published pattern;
-  the tolerant one also takes single quotes and other spacing.
+  compact: what follows the first colon; spaces beside an operator, parenthesis
+  or = are rendering and dropped. paper: strict JSON, else the first match of
+  the published pattern; the tolerant one also takes single quotes and other
+  spacing.
   """
   if text == 'compact':
     _, colon, formula = written.partition(':')
-    return formula.replace(' ', '') if colon else None
+    return solutions.unspaced(formula) if colon else None
   found = _json_field(written, 'formula')
   if isinstance(found, str):
     return found

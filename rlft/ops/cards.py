@@ -30,24 +30,32 @@ def other_faces(faces: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_rules(
-    faces: Sequence[int],
-    cards: int,
-    target: int,
-    split: str | None,
-    held_out: float,
+    faces: object,
+    cards: object,
+    target: object,
+    split: object,
+    held_out: object,
 ) -> None:
   """ValueError, one line, for rules of a game that make no sense."""
-  if len(faces) != 3 or not all(f in range(1, LARGEST + 1) for f in faces):
+  if not isinstance(faces, Sequence) or len(faces) != 3 or not all(
+      f in range(1, LARGEST + 1) for f in faces):
     raise ValueError('faces are the values of J, Q and K, three integers in '
-                     f'1..{LARGEST}, not {tuple(faces)}')
+                     f'1..{LARGEST}, not {faces!r}')
   if cards not in range(2, 6):
     raise ValueError(f'a hand has 2 to 5 cards, not {cards}')
   if target not in range(1, LARGEST + 1):
     raise ValueError(f'the target is an integer in 1..{LARGEST}, not {target}')
   if split not in SPLITS:
     raise ValueError(f'no split {split!r}; known: train, held_out or None')
-  if not 0 <= held_out <= 1:
+  if not isinstance(held_out, float | int) or not 0 <= held_out <= 1:
     raise ValueError(f'held_out is a share between 0 and 1, not {held_out}')
+
+
+def check_choice(rule: str, value: object, known: Sequence[object]) -> None:
+  """ValueError, one line that lists the known, for another value."""
+  if not any(type(k) is type(value) and k == value for k in known):
+    raise ValueError(f'no {rule} {value!r}; known: '
+                     f'{", ".join(map(str, known))}')
 
 
 def draw(
@@ -75,7 +83,7 @@ def draw(
       dealt = [first] + [c for c in dealt if c != first]
     ranks = [c // 4 + 1 for c in dealt[:count]]
   else:
-    raise ValueError(f'no deck {deck!r}; known: {", ".join(DECKS)}')
+    check_choice('deck', deck, DECKS)
   if ensure_face:
     ranks = [ranks[i] for i in rng.permutation(count).tolist()]
   return tuple(ranks)

@@ -9,7 +9,9 @@ faithful   the published reward. Every violation counts (-3 grammar, -2
            the value is Python's floating point, and an unfinished solution is
            paid +1. A near miss of floating point alone is 0.
 corrected  one penalty per formula: -3 not a formula, -2 wrong numbers, -1 wrong
-           value or wrong right side, +5 correct. Spaces are dropped, values are
+           value or wrong right side, +5 correct. Spaces beside an operator, a
+           parenthesis, = or an end are dropped; numbers side by side and any
+           other white space (a line break before the =) are -3. Values are
            exact rationals. The right side may be missing; one that is there
            must be the target. Leading zeros and unclosed parentheses are -3.
 """
@@ -53,7 +55,7 @@ COMPACT = {'solution': 'partial'}  # where the words are not the key itself
 _APPLY = {'+': operator.add, '-': operator.sub, '*': operator.mul,
           '/': operator.truediv}
 _BINDING = {'+': 1, '-': 1, '*': 2, '/': 2}
-_LEGAL = re.compile('[-+*/()0-9]+')
+_LEGAL = re.compile('[-+*/()0-9 ]+')
 _TOKEN = re.compile('[0-9]+|[-+*/()]')
 
 
@@ -189,9 +191,11 @@ def _faithful(formula: str, values: list[int], target: int) -> Verdict:
 
 
 def _corrected(formula: str, values: list[int], target: int) -> Verdict:
-  left, equals, right = formula.replace(' ', '').partition('=')
+  left, equals, right = solutions.unspaced(formula).partition('=')
   if not _LEGAL.fullmatch(left) or (right and not _LEGAL.fullmatch(right)):
     return Verdict(ILLEGAL, 'format', (Message('illegal'),))
+  if ' ' in right:  # two numbers; on the left the grammar tells
+    return Verdict(ILLEGAL, 'format', (Message('syntax number'),))
   tokens = _TOKEN.findall(left)
   grammar = _grammar(tokens) or _unfinished(tokens)
   if any(t[0] == '0' and len(t) > 1 for t in tokens):

@@ -43,12 +43,6 @@ def mean(x: Shaped[Array, '*S'], mask: Bool[Array, '*S']
   return total(x, mask) / jnp.maximum(count(mask), 1)
 
 
-def row_mean(x: Shaped[Array, 'B T'], mask: Bool[Array, 'B T']
-             ) -> Float[Array, 'B']:
-  """Mean over the tokens of each row; 0 for a row without tokens."""
-  return jax.vmap(mean)(x, mask)
-
-
 def maximum(x: Float[Array, '*S'], mask: Bool[Array, '*S']
             ) -> Float[Array, '']:
   """Largest value that counts; 0 if none does."""

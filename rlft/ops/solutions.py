@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 OPERATORS = '+-*/'
+MARKS = '+-*/()='
 MOST_NUMBERS = 5
 LARGEST = 999  # five of them and a factor 2 per operator stay below 2^63
 
@@ -80,6 +81,21 @@ def in_split(
 def spaced(formula: str) -> str:
   """The formula with one space between tokens: one word per token."""
   return ' '.join(re.findall(r'[0-9]+|[^0-9\s]', formula))
+
+
+def unspaced(formula: str) -> str:
+  """Drops the spaces that `spaced` adds: beside + - * / ( ) = or at an end.
+
+  A space between two other words stays, two numbers side by side are not one.
+  No other white space is dropped.
+  """
+  words = [word for word in formula.split(' ') if word]
+  kept = words[:1]
+  for before, word in itertools.pairwise(words):
+    if before[-1] not in MARKS and word[0] not in MARKS:
+      kept.append(' ')
+    kept.append(word)
+  return ''.join(kept)
 
 
 def check(values: Sequence[int]) -> None:

@@ -3,7 +3,11 @@
 `RUN_DIR@STEP` names one. The policy's parameters are an item of their own, so
 that another run can start from them without knowing this run's optimizer.
 """
+import gc
 import json
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from rlft.types import TrainState
+
+RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
 
 
 def open_manager(run_dir: Path, *, keep: int | None) -> ocp.CheckpointManager:
@@ -55,10 +61,12 @@ def restore(
   """The train state of a step, as `like`, and the source's state."""
   rest = like._asdict()
   params = rest.pop('params')
-  found = manager.restore(step, args=ocp.args.Composite(
+  wanted = ocp.args.Composite(
       params=ocp.args.StandardRestore(_abstract(params)),
       rest=ocp.args.StandardRestore(_abstract(rest)),
-      source=ocp.args.JsonRestore()))
+      source=ocp.args.JsonRestore())
+  found = read(lambda: manager.restore(step, args=wanted),
+               Path(str(manager.directory)).parent, step)
   state = TrainState(params=found['params'], **found['rest'])
   return state, found['source']['state']
 
@@ -88,7 +96,8 @@ def resolve_step(name: str) -> int:
   """
   run_dir, step = split(name)
   if not (run_dir / 'checkpoints').is_dir():
-    raise ValueError(f'no checkpoints in {run_dir}: was it run?')
+    run_config(run_dir)
+    raise ValueError(f'no checkpoints in {run_dir}: {RUN_IT.format(run_dir)}')
   known = steps(run_dir)
   wanted = str(known[-1]) if step == 'last' and known else step
   if not wanted.isdecimal() or int(wanted) not in known:
@@ -98,18 +107,78 @@ def resolve_step(name: str) -> int:
   return int(wanted)
 
 
-def load_params(name: str) -> PyTree:
-  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+def find(name: str) -> Path:
+  """The directory with the parameters of 'RUN_DIR@STEP'; else ValueError."""
   step = resolve_step(name)
   run_dir, _ = split(name)
   path = run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
-  with ocp.StandardCheckpointer() as reader:
-    return jax.tree.map(np.asarray, reader.restore(path))
+  if not path.is_dir():
+    raise ValueError(unreadable(run_dir, step))
+  return path
+
+
+def load_params(name: str) -> PyTree:
+  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+  path = find(name)
+
+  def restored():
+    with ocp.StandardCheckpointer() as reader:
+      return jax.tree.map(np.asarray, reader.restore(path))
+
+  return read(restored, split(name)[0], resolve_step(name))
+
+
+def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
+  """What `restored` gives; ValueError, one line, for whatever it raises.
+
+  The library raises bare Exceptions of many pages, and more when the reads that
+  it gave up are collected: that is done here, unheard.
+  """
+  try:
+    return restored()
+  except Exception:
+    pass  # what it says is no help
+  hook, log = sys.unraisablehook, logging.getLogger('asyncio')
+  sys.unraisablehook, log.disabled = lambda _: None, True
+  try:
+    gc.collect()
+  finally:
+    sys.unraisablehook, log.disabled = hook, False
+  raise ValueError(unreadable(run_dir, step))
+
+
+def unreadable(run_dir: Path, step: int) -> str:
+  """What to do about a checkpoint that cannot be read."""
+  others = [str(s) for s in steps(run_dir) if s != step]
+  return (
+      f'the checkpoint {run_dir}@{step} is damaged, or of another model: take '
+      'another step '
+      f'({", ".join(others) or "there is none"}), or delete '
+      f'{run_dir}/checkpoints/{step:06d} and run the run again')
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:
-  """The resolved config that a run wrote; ValueError when there is none."""
+  """The resolved config that a run wrote.
+
+  ValueError when there is none, or when it is that of a study or an analysis,
+  which have no checkpoints of their own.
+  """
   path = run_dir / 'config.json'
+  if not path.is_file() and (run_dir / 'checkpoints').is_dir():
+    raise ValueError(f'no config.json in {run_dir}: put back the one that its '
+                     'checkpoints were made with')
   if not path.is_file():
-    raise ValueError(f'no config.json in {run_dir}: not a run directory')
-  return json.loads(path.read_text())
+    raise ValueError(
+        f'no checkpoints in {run_dir}, nor config.json: '
+        f'{RUN_IT.format(run_dir)}')
+  config = json.loads(path.read_text())
+  if 'stages' in config:
+    names = ', '.join(
+        k for k, stage in config['stages'].items()
+        if 'analysis' not in stage['config'])
+    raise ValueError(
+        f'{run_dir} is a study, not a run: write {run_dir}/STAGE@STEP with a '
+        f'stage of {names}')
+  if 'analysis' in config:
+    raise ValueError(f'{run_dir} is an analysis: it saves no checkpoints')
+  return config

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from rlft.types import Metrics, TrainState
 
-STREAMS = {'init': 0, 'data': 1, 'rollout': 2, 'shuffle': 3, 'eval': 4}
+STREAMS = {'init': 0, 'data': 1, 'rollout': 2, 'shuffle': 3}
 
 
 def stream(key: jax.Array, name: str, counter: jax.Array | int) -> jax.Array:

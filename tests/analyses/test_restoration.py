@@ -26,6 +26,7 @@ def weights(seed=0):
 
 BEFORE = weights(0)
 AFTER = jax.tree.map(lambda w, d: w + .1 * d, BEFORE, weights(1))
+SHAPES = jax.eval_shape(lambda: AFTER)
 SWEEP = [
     dict(kind='none'), dict(kind='vectors', top=.2), dict(kind='vectors'),
     dict(kind='vectors', top=.25, tail=.25),
@@ -141,8 +142,8 @@ def test_noise_and_interpolation_of_one_amount_are_equally_far():
 
 def test_interpolation_matched_to_an_edit():
   edit, = run(dict(kind='vectors', top=.5))
-  control = restoration.matched_interpolation(
-      BEFORE, AFTER, edit.distance_to_after)
+  control = run(dict(
+      kind='interpolate', distance=edit.distance_to_after))[0].params
   np.testing.assert_allclose(
       trees.distance(control, AFTER), edit.distance_to_after, rtol=1e-5)
   # On the straight way: both distances within the blocks add up.
@@ -195,16 +196,37 @@ def test_edits_come_one_at_a_time_and_factors_once(monkeypatch):
     (dict(kind='noise', amount=.1, distance=1), 'give one of amount'),
     (dict(kind='interpolate', amount=1.5), 'not between 0'),
     (dict(kind='interpolate', distance=99), 'not between 0'),
-    (dict(kind='noise', amount=-1), 'not between 0')])
+    (dict(kind='noise', amount=-1), 'not between 0'),
+    (dict(kind=['none']), r"no kind \['none'\]"),
+    (dict(kind='vectors', top='few'), "vectors, of {'top': 'few'}: "),
+    (dict(kind='vectors', top=None), 'vectors, of .*float'),
+    (dict(kind='revert', layers=.5), 'revert, of .*iterable'),
+    (dict(kind='noise', match=3), 'noise, of ')])
 def test_a_bad_entry_is_named_before_the_first_edit(entry, complaint):
+  sweep = [dict(kind='none'), entry]
   with pytest.raises(ValueError, match=complaint):
-    restoration.edits(BEFORE, AFTER, sweep=[dict(kind='none'), entry])
+    restoration.edits(BEFORE, AFTER, sweep=sweep)
+  if 'distance' not in entry:  # the same, before there are any weights
+    with pytest.raises(ValueError, match=complaint):
+      restoration.check(SHAPES, sweep=sweep)
+
+
+def test_a_sound_sweep_needs_no_weights_to_be_let_through():
+  restoration.check(SHAPES, sweep=SWEEP)
+  restoration.check(SHAPES, sweep=[
+      dict(kind='noise', distance=99.), dict(kind='revert', layers=(0, .5)),
+      dict(kind='interpolate', match='revert layers=0:0.5')])
+  with pytest.raises(ValueError, match='3 is no edit: write dict'):
+    restoration.check(SHAPES, sweep=[3])
+  with pytest.raises(ValueError, match='the sweep is empty'):
+    restoration.check(SHAPES, sweep=[])
 
 
 def test_equal_entries_and_equal_checkpoints_are_named():
   with pytest.raises(ValueError, match=r"'vectors top=0.2' twice"):
     run(dict(kind='vectors'), dict(kind='vectors', top=.2))
   with pytest.raises(ValueError, match='no way to go'):
-    restoration.matched_interpolation(BEFORE, BEFORE, 1.)
+    restoration.edits(BEFORE, BEFORE, sweep=[
+        dict(kind='interpolate', distance=1.)])
   with pytest.raises(ValueError, match='different models'):
     restoration.edits(BEFORE, {'x': jnp.ones(2)}, sweep=[])

@@ -153,6 +153,17 @@ def test_correct_formula_with_a_wrong_number_field_is_correct():
   assert turn.reward == 5 and turn.parts['number_field'] == 0.0
 
 
+@pytest.mark.parametrize('mode', ['corrected', 'faithful'])
+def test_numbers_side_by_side_are_not_one(mode):
+  """A word is a token of the compact text, so 1 and 0 are not 10."""
+  hand = task((10, 5, 2, 4), ID)
+  for formula, reward in (('10 + 5 * 2 + 4 = 24', 5),
+                          ('1 0 + 5 * 2 + 4 = 24', -3)):
+    turn = general_points.respond(hand, [f'10 5 2 4 : {formula}'], mode=mode)
+    assert turn.reward == reward
+  assert turn.parts['format'] == -3
+
+
 GOOD = '10+5*2+4=24'
 
 

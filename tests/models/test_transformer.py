@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
+from ml_collections import ConfigDict
 
+from rlft import tokenizer, train
 from rlft.models import transformer
 
 TOKENS = jnp.array([[0, 1, 7, 9, 4, 4], [1, 3, 8, 2, 6, 5]], jnp.int32)
@@ -129,6 +132,27 @@ def test_an_unknown_preset_lists_the_known():
 def test_an_unknown_dtype_is_refused():
   with pytest.raises(ValueError, match=r'float64.*float32, bfloat16'):
     transformer.make(preset='tiny', vocabulary=9, dtype='float64')
+
+
+def test_the_tokenizers_own_pad_and_begin_decide_the_layout(tmp_path):
+  """A tokenizer that numbers its special tokens otherwise."""
+  built = tokenizers.Tokenizer(tokenizers.models.WordLevel(
+      {'a': 0, 'b': 1, '</s>': 2, '<unk>': 3, '<s>': 4, '<pad>': 5},
+      unk_token='<unk>'))
+  built.save(str(tmp_path / 'tokenizer.json'))
+  words = tokenizer.load(str(tmp_path / 'tokenizer.json'))
+  section = ConfigDict(dict(name='transformer', preset='tiny'))
+  _, model = train.build_model(section, words)
+  assert (model.pad_id, model.bos_id) == (5, 4)
+  params = transformer.initialise(model, jax.random.key(0))
+  hidden = lambda *row: model.apply({'params': params}, jnp.array([row]))[0][0]
+  alone = hidden(4, 0, 1)
+  np.testing.assert_allclose(hidden(5, 4, 0, 1)[1:], alone, atol=1e-5)
+  np.testing.assert_allclose(hidden(4, 1, 4, 0, 1)[2:], alone, atol=1e-5)
+  assert abs(hidden(0, 4, 1)[2] - hidden(4, 4, 1)[2]).max() < 1e-5
+  section.bos = 1
+  with pytest.raises(ValueError, match=r'config\.model\.bos follows from'):
+    train.build_model(section, words)
 
 
 def test_bfloat16_computes_near_float32_from_float32_parameters():

@@ -107,6 +107,25 @@ def test_python_rejects_what_the_published_scan_lets_through():
   assert faithful('0' * 4299 + '4*6', [4, 6]) == -1
 
 
+@pytest.mark.parametrize('formula, reward, message', [
+    (' 10 +10+ 2 * ( 4-2 )  = 24 ', 5, 'Correct solution.'),
+    ('1 0+10+2*(4-2)=24', -3, 'invalid sequence after number.'),
+    ('10+10+2*(4-2)=2 4', -3, 'invalid sequence after number.'),
+    ('10+10+2*(4-2)\n=24', -3, 'illegal characters.'),
+    ('10+10+2*(4-2)\t=24', -3, 'illegal characters.'),
+    ('10+10+2*(4-2)=24\n', -3, 'illegal characters.'),
+    ('   ', -3, 'illegal characters.'),
+    ('10 +\xa010+2*(4-2)', -3, 'illegal characters.')])
+def test_spaces_part_numbers_and_nothing_else_does(formula, reward, message):
+  assert formulas.score(formula, [10, 10, 2, 4, 2]) == (reward, message)
+
+
+def test_spaces_cost_a_time_linear_in_their_number():
+  many = ' ' * 300_000  # a quadratic search would take hours
+  assert formulas.score(f'4{many}*{many}6{many}', [4, 6])[0] == 5
+  assert formulas.score(f'4{many}6', [4, 6])[0] == -3
+
+
 def test_corrected_mode_never_adds_penalties_up():
   rng = np.random.default_rng(0)
   letters = list('0123456789+-*/()= x')

@@ -64,6 +64,13 @@ def test_solves_exactly_the_hands_that_some_expression_tree_solves(
   assert count == 5 or answers == {True, False}
 
 
+def test_unspaced_is_the_inverse_of_spaced():
+  for text in ('10+5*(2-4)=24', '8/(3-8/3)', '7', '', '((1)'):
+    assert solutions.unspaced(solutions.spaced(text)) == text
+  assert solutions.unspaced('  1 0 + 2  3') == '1 0+2 3'
+  assert solutions.unspaced('1\n+ 2') == '1\n+2'
+
+
 def test_strings_of_one_hand_are_those_found_by_hand():
   assert solutions.solve([10, 2, 10, 3]) == [
       '(10-3)*2+10', '10+(10-3)*2', '10+2*(10-3)', '10-(3-10)*2',

@@ -79,10 +79,14 @@ def test_a_missing_step_lists_those_saved(run_dir, step):
 def test_what_is_no_checkpoint_is_told(tmp_path):
   with pytest.raises(ValueError, match='write RUN_DIR@STEP'):
     checkpoint.split('runs/sft')
-  with pytest.raises(ValueError, match=r'no checkpoints in .*: was it run'):
+  with pytest.raises(ValueError, match=(
+      r'no checkpoints in .*nor config\.json: run it first: rlft run --conf')):
     checkpoint.resolve_step(f'{tmp_path}@3')
-  with pytest.raises(ValueError, match=r'no config\.json in .*: not a run'):
-    checkpoint.run_config(tmp_path)
+  (tmp_path / 'config.json').write_text('{"seed": 3}')
+  assert checkpoint.run_config(tmp_path) == {'seed': 3}
+  with pytest.raises(ValueError, match=(
+      fr'no checkpoints in {tmp_path}: run it first: .* --run_dir={tmp_path}')):
+    checkpoint.resolve_step(f'{tmp_path}@3')
 
 
 def test_reading_makes_nothing(run_dir, tmp_path):

@@ -1,0 +1,140 @@
+"""A run directory: claimed by one process, and what explains it."""
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import jax
+import ml_collections
+
+from rlft import config as door
+
+LOCK, COMMAND, GIT = '.lock', 'command.txt', 'git.txt'
+RECORDS = (LOCK, 'config.json', COMMAND, GIT)
+CODE = ('rlft', 'configs')  # folders whose files decide what a run does
+
+
+@contextlib.contextmanager
+def claim(run_dir: Path) -> Iterator[None]:
+  """Makes the directory and keeps other processes out while it is open.
+
+  The system drops the lock when the process ends, however it ends; where the
+  file system has no locks there is none. ValueError when the directory cannot
+  be written to or is another process's. After a ValueError inside, a directory
+  that holds nothing but records is removed: what was refused is not begun.
+  """
+  made, fresh = prepare(run_dir)
+  with (run_dir / LOCK).open('a') as file:
+    # of several processes of one run the first answers for all
+    if jax.process_index() == 0 and not lock(file):
+      raise ValueError(
+          f'another process is at work in {run_dir}: wait for it, or choose '
+          'another --run_dir')
+    try:
+      yield
+    except ValueError:
+      if fresh:
+        forget(run_dir, made)
+      raise
+
+
+def lock(file: IO[str]) -> bool:
+  """Whether nobody else holds this file."""
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:  # no locks on this file system
+    return True
+  return True
+
+
+def prepare(run_dir: Path) -> tuple[list[Path], bool]:
+  """Makes the directory; which were made, innermost first, and if it is empty.
+
+  ValueError when it cannot be written to.
+  """
+  made = [p for p in (run_dir, *run_dir.parents) if not p.exists()]
+  try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    fresh = not any(run_dir.iterdir())
+    (run_dir / LOCK).touch()
+  except OSError as error:
+    raise ValueError(
+        f'cannot write to {run_dir} ({error.strerror}): choose another '
+        '--run_dir') from error
+  return made, fresh
+
+
+def forget(run_dir: Path, made: list[Path]) -> None:
+  """Removes the records of a run that left nothing else, and its folders."""
+  if {p.name for p in run_dir.iterdir()} - set(RECORDS):
+    return
+  for name in RECORDS:
+    (run_dir / name).unlink(missing_ok=True)
+  with contextlib.suppress(OSError):  # somebody else put something there
+    for folder in made:
+      folder.rmdir()
+
+
+def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
+  """Writes the resolved config; ValueError when another one is there."""
+  text = door.to_json(config)
+  if path.exists() and path.read_text() != text:
+    raise ValueError(
+        f'{path} is of another config: take a new run directory, or the '
+        'config that this one was begun with')
+  path.write_text(text)
+
+
+def explain(run_dir: Path, command: str) -> None:
+  """Writes command.txt and git.txt; a later command is added, not put over.
+
+  git.txt grows only when the code has changed since.
+  """
+  path = run_dir / COMMAND
+  if path.exists():
+    now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
+    command = f'{path.read_text()}# again, {now}:\n{command}'
+  path.write_text(f'{command}\n')
+  path, state = run_dir / GIT, git_state()
+  before = path.read_text() if path.exists() else ''
+  if not path.exists():
+    path.write_text(state)
+  elif not before.endswith(state):
+    path.write_text(f'{before}\n# gone on with:\n{state}')
+
+
+def git_state(code: Path = Path(__file__).parent) -> str:
+  """Commit and changes of the code, new files included; '' without git.
+
+  '' too where the code lies in a repository that does not track it, such as
+  the one of whoever installed it.
+  """
+  def git(*words: str) -> str:
+    try:
+      done = subprocess.run(
+          ['git', *words], capture_output=True, text=True, check=False,
+          errors='replace', cwd=code)
+    except OSError:  # there is no git
+      return ''
+    # --no-index says by 1 that there is a difference
+    return done.stdout if done.returncode in (0, 1) else ''
+
+  top = git('rev-parse', '--show-toplevel').rstrip('\n')
+  if not top or not git('ls-files', '--', '.'):
+    return ''
+  new = git('-C', top, 'ls-files', '-z', '--others', '--exclude-standard',
+            '--', *(f'{folder}/' for folder in CODE)).split('\0')
+  said = [git('rev-parse', 'HEAD'), git('-C', top, 'diff', 'HEAD')]
+  for name in filter(None, new):
+    path = Path(top) / name
+    content = path.read_bytes() if path.is_file() else b''  # a dead link
+    said += [f'new file {name}, sha256 {hashlib.sha256(content).hexdigest()}\n',
+             git('-C', top, 'diff', '--no-index', '--', os.devnull, name)]
+  return ''.join(said)
