@@ -19,22 +19,9 @@ def figure(tables: Tables) -> dict[str, Any] | None:
   names = {group: ', '.join(dict.fromkeys(r['comparison'] for r in rows))
            for group, rows in statistics.groups(tables['rotation']).items()}
   for group, rows in summary.rotation(tables).items():
-    layers = sorted({r['layer'] for r in rows})
-    modules = list(dict.fromkeys(r['module'] for r in rows))
-    cell = {(r['layer'], r['module']): r for r in rows}
-    grids = {}
-    for name, (_, _, scale, column, null) in QUANTITIES.items():
-      measured, expected = (
-          [[_scaled(cell.get((layer, module), {}).get(key), scale)
-            for module in modules] for layer in layers]
-          for key in (column, null))
-      grids[name] = {'measured': measured, 'null': expected, 'excess': [
-          [None if None in pair else pair[0] - pair[1]
-           for pair in zip(*lines, strict=True)]
-          for lines in zip(measured, expected, strict=True)]}
     comparisons.append({
-        'label': names[group], 'layers': layers, 'modules': modules,
-        'seeds': max(r['seeds'] for r in rows), 'grids': grids})
+        'label': names[group], 'seeds': max(r['seeds'] for r in rows),
+        **grids(rows, QUANTITIES)})
   if not comparisons:
     return None
   seeds = max(c['seeds'] for c in comparisons)
@@ -45,6 +32,26 @@ def figure(tables: Tables) -> dict[str, Any] | None:
           'quantities': {name: {'label': q[0], 'unit': q[1]}
                          for name, q in QUANTITIES.items()},
           'comparisons': comparisons}
+
+
+def grids(
+    rows: list[dict[str, Any]], quantities: dict[str, tuple],
+) -> dict[str, Any]:
+  """Layers, modules, and a grid of each quantity: measured, null, excess."""
+  layers = sorted({r['layer'] for r in rows})
+  modules = list(dict.fromkeys(r['module'] for r in rows))
+  cell = {(r['layer'], r['module']): r for r in rows}
+  found = {}
+  for name, (_, _, scale, column, null) in quantities.items():
+    measured, expected = (
+        [[_scaled(cell.get((layer, module), {}).get(key), scale)
+          for module in modules] for layer in layers]
+        for key in (column, null))
+    found[name] = {'measured': measured, 'null': expected, 'excess': [
+        [None if None in pair else pair[0] - pair[1]
+         for pair in zip(*lines, strict=True)]
+        for lines in zip(measured, expected, strict=True)]}
+  return {'layers': layers, 'modules': modules, 'grids': found}
 
 
 def _scaled(value, scale):

@@ -1,7 +1,8 @@
 """The self-contained page: the template with the study's data embedded.
 
-All of the page's markup and drawing is in template.html. It is handed one
-JSON object and writes every text of it as text, never as markup.
+All of a page's markup and drawing is in its template, style.css and charts.js.
+It is handed one JSON object and writes every text of it as text, never as
+markup.
 """
 import html
 import json
@@ -26,6 +27,9 @@ from rlft.report import (
 from rlft.report.tables import Tables
 
 TEMPLATE = pathlib.Path(__file__).with_name('template.html')
+SHARED = {  # what every template has a slot for
+    name: pathlib.Path(__file__).with_name(file)
+    for name, file in (('style', 'style.css'), ('charts', 'charts.js'))}
 FIGURES = {
     'curves': curves, 'branches': branches, 'failures': failures,
     'divergence': divergence, 'heatmap': heatmap, 'profile': profile,
@@ -53,12 +57,15 @@ def data(tables: Tables, about: dict[str, Any],
       'git': about['git']})
 
 
-def render(content: dict[str, Any]) -> str:
+def render(
+    content: dict[str, Any], template: pathlib.Path = TEMPLATE) -> str:
   """The page as text."""
   fill = {'title': html.escape(content['title']), 'data': embed(content)}
+  fill |= {name: path.read_text('utf-8') for name, path in SHARED.items()}
   # In one pass: a text of the study may itself contain a slot's name.
-  return re.sub(r'\{\{(title|data)\}\}', lambda slot: fill[slot[1]],
-                TEMPLATE.read_text(encoding='utf-8'))
+  return re.sub(
+      r'\{\{(' + '|'.join(fill) + r')\}\}', lambda slot: fill[slot[1]],
+      template.read_text(encoding='utf-8'))
 
 
 def embed(content: Any) -> str:

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from rlft import report
-from rlft.report import page, tables
+from rlft.report import comparison, page, tables
 
 HOSTILE = '</script><img src=x onerror=document.title="owned">'
 
@@ -70,12 +70,20 @@ def test_embedding_refuses_what_json_lacks():
     page.embed({'loss': float('nan')})
 
 
-def test_the_template_needs_no_network_and_parses_no_text():
-  text = page.TEMPLATE.read_text(encoding='utf-8')
+def test_the_templates_need_no_network_and_parse_no_text():
+  text = ''.join(path.read_text(encoding='utf-8') for path in (
+      page.TEMPLATE, comparison.TEMPLATE, *page.SHARED.values()))
   assert re.findall(r'https?://[^\'"]*', text) == ['http://www.w3.org/2000/svg']
   for word in ('innerHTML', 'outerHTML', 'insertAdjacentHTML', 'eval(',
                'document.write', '@import', 'url(', 'fetch(', 'import('):
     assert word not in text, word
+
+
+@pytest.mark.parametrize('template', [page.TEMPLATE, comparison.TEMPLATE])
+def test_every_slot_is_filled(template):
+  text = page.render({'title': 'x'}, template)
+  assert not re.search(r'\{\{\w+\}\}', text)
+  assert text.count('<style>') == 1 and 'function chart(' in text
 
 
 def test_no_markup_in_python():
