@@ -1,7 +1,7 @@
 """Figure: what the whole RL budget changed, by the SFT step it started from."""
 from typing import Any
 
-from rlft.report import curves, statistics
+from rlft.report import curves, pairs, statistics
 from rlft.report.tables import Tables
 
 
@@ -20,7 +20,7 @@ def figure(tables: Tables) -> dict[str, Any] | None:
           r for r in _start_rows(tables, start, name)
           if r['seed'] in {run['seed'] for run in runs})
       row[name] = {'start': first, 'end': last, 'updates': end,
-                   'effect': statistics.difference(
+                   'effect': pairs.difference(
                        statistics.rl_end(tables, start, name),
                        statistics.rl_start(tables, start, name))}
       ends.append({name: last})

@@ -6,7 +6,7 @@ base paper's windows: 300, 420 and 1200 of 1600 steps).
 """
 import numpy as np
 
-from rlft.report import statistics, verdicts
+from rlft.report import pairs, statistics, verdicts
 from rlft.report.tables import Tables
 from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
@@ -36,7 +36,7 @@ def effect(tables: Tables, starts: list[int], name: str = 'ood',
   ends = [statistics.rl_end(tables, s, name) for s in starts]
   begins = [statistics.rl_start(tables, s, name) for s in starts]
   weights = [1 / len(starts)] * len(starts) + [-1 / len(starts)] * len(starts)
-  return statistics.contrast(ends + begins, weights, confidence=confidence)
+  return pairs.contrast(ends + begins, weights, confidence=confidence)
 
 
 def each(tables: Tables, starts: list[int]) -> str:
@@ -86,8 +86,8 @@ def below_sft_peak(tables: Tables) -> Finding:
     return not_tested(NO_RL)
   ends = {s: statistics.rl_end(tables, s, 'ood') for s in starts}
   ends = {s: end for s, end in ends.items() if end}
-  best = statistics.best_elsewhere(ends)
-  gain = statistics.contrast(
+  best = pairs.best_elsewhere(ends)
+  gain = pairs.contrast(
       [best, statistics.sft_peak(tables)], [1, -1], confidence=.9)
   if gain is None:
     return not_tested('RL and the SFT peak have no hands in common')
@@ -105,7 +105,7 @@ def recovery(tables: Tables) -> Finding:
   begins = [statistics.rl_start(tables, s, 'ood') for s in starts]
   top = statistics.sft_peak(tables)
   k = len(starts)
-  fraction = statistics.ratio(
+  fraction = pairs.ratio(
       [*ends, *begins, top], [1] * k + [-1] * k + [0],
       [0] * k + [-1] * k + [k])
   if fraction is None:
@@ -175,7 +175,8 @@ def _runs(tables):
       if change and begins is not None:
         logged = [m for m in one['metrics'] if m['role'] == 'rl' and
                   m['from_step'] == start][:10]
-        runs.append({'id': float(begins.mean()), 'change': change['mean'],
+        runs.append({'id': float(begins.solved.mean()),
+                     'change': change['mean'],
                      'entropy': statistics.mean_over_rows(
                          logged, 'advantage_entropy')})
   return runs

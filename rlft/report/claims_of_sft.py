@@ -1,6 +1,6 @@
 """Claims 1 to 5 and 20: what supervised fine-tuning does to ID and OOD."""
 from rlft.ops import intervals
-from rlft.report import statistics, verdicts
+from rlft.report import pairs, statistics, verdicts
 from rlft.report.tables import Tables
 from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
@@ -14,8 +14,8 @@ def rises_then_falls(tables: Tables) -> Finding:
   top = statistics.sft_peak(tables)
   if len(steps) < 2 or not top:
     return not_tested(NO_SFT)
-  rise = statistics.difference(top, statistics.solved(rows, 'ood', steps[0]))
-  fall = statistics.difference(top, statistics.solved(rows, 'ood', steps[-1]))
+  rise = pairs.difference(top, statistics.solved(rows, 'ood', steps[0]))
+  fall = pairs.difference(top, statistics.solved(rows, 'ood', steps[-1]))
   peak = statistics.peak_step(rows)
   return judged(
       rise['low'] > 0 and fall['low'] > 0, fall, 'difference of rates',
@@ -27,7 +27,7 @@ def id_climbs(tables: Tables) -> Finding:
   rows = statistics.rows_of(tables, 'sft')
   steps = statistics.common_steps(rows, 'id')
   at = {step: statistics.solved(rows, 'id', step) for step in steps}
-  gain = len(steps) > 1 and statistics.difference(at[steps[-1]], at[steps[0]])
+  gain = len(steps) > 1 and pairs.difference(at[steps[-1]], at[steps[0]])
   if not gain:
     return not_tested(NO_SFT)
   rate = {p['step']: p['id']['success'] for p in
@@ -35,7 +35,7 @@ def id_climbs(tables: Tables) -> Finding:
   dips = []
   for i, step in enumerate(steps[1:], start=1):
     earlier = max(steps[:i], key=rate.get)
-    dip = statistics.difference(
+    dip = pairs.difference(
         at[step], at[earlier], confidence=1 - .05 / (len(steps) - 1))
     if dip:
       dips.append((dip['high'], step, earlier, dip))
@@ -58,14 +58,13 @@ def rise_is_format(tables: Tables) -> Finding:
   top = statistics.sft_peak(tables)
   if len(steps) < 2 or not top:
     return not_tested(NO_SFT)
-  rise = statistics.difference(top, statistics.solved(rows, 'ood', steps[0]))
+  rise = pairs.difference(top, statistics.solved(rows, 'ood', steps[0]))
   if rise['low'] <= 0:
     return not_tested(
         f'there is no rise to explain: {points(rise)} from step {steps[0]} '
         'to the peak')
-  counts = {s: statistics.outcome_counts(rows, 'ood', s) for s in steps}
-  valid = {s: (round(c.get('correct', 0)),
-               round(sum(c.values()) - c.get('format', 0)))
+  counts = {s: statistics.effective_counts(rows, 'ood', s) for s in steps}
+  valid = {s: (c.get('correct', 0.), sum(c.values()) - c.get('format', 0.))
            for s, c in counts.items()}
   first = next((s for s in steps if valid[s][1] >= FEW), None)
   if first is None or first >= peak:
@@ -90,16 +89,19 @@ def rule_lock_in(tables: Tables) -> Finding:
     return not_tested('OOD peaks at the last step: nothing was forgotten')
   failed = {}
   for step in (peak, steps[-1]):
-    counts = statistics.outcome_counts(rows, 'ood', step)
-    failed[step] = (round(counts.get('lock_in', 0)),
-                    round(sum(counts.values()) - counts.get('correct', 0)))
+    counts = statistics.effective_counts(rows, 'ood', step)
+    failed[step] = (counts.get('lock_in', 0.),
+                    sum(counts.values()) - counts.get('correct', 0.))
     if failed[step][1] < FEW:
-      return not_tested(f'fewer than {FEW} failures at step {step}')
-  locked, failures = failed[steps[-1]]
-  low, high = intervals.wilson(locked, failures)
-  share = {'mean': locked / failures, 'low': low, 'high': high}
-  mean, low, high = intervals.newcombe(locked, failures, *failed[peak])
+      return not_tested(f'fewer than {FEW} independent failures at step {step}')
+  low, high = intervals.wilson(*failed[steps[-1]])
+  share = {'mean': failed[steps[-1]][0] / failed[steps[-1]][1],
+           'low': low, 'high': high}
+  mean, low, high = intervals.newcombe(*failed[steps[-1]], *failed[peak])
   rise = {'mean': mean, 'low': low, 'high': high}
+  counts = statistics.outcome_counts(rows, 'ood', steps[-1])
+  locked = round(counts.get('lock_in', 0))
+  failures = round(sum(counts.values()) - counts.get('correct', 0))
   return judged(
       share['low'] > .5 and low > 0, share, 'share',
       f'of {failures} OOD failures at step {steps[-1]}, {locked} are right '
@@ -119,7 +121,7 @@ def loss_misses_peak(tables: Tables) -> Finding:
   step = best['reference_nll']
   if step is None:
     return not_tested('the OOD reference NLL was not measured')
-  lost = statistics.difference(
+  lost = pairs.difference(
       statistics.sft_peak(tables), statistics.solved(rows, 'ood', step))
   if lost is None:
     return not_tested(NO_SFT)
@@ -136,13 +138,13 @@ def diversity_prevents(tables: Tables) -> Finding:
   for role in ('sft', 'sft_mixed'):
     rows = statistics.rows_of(tables, role)
     steps = statistics.common_steps(rows, 'ood')
-    top = statistics.best_elsewhere(
+    top = pairs.best_elsewhere(
         {s: statistics.solved(rows, 'ood', s) for s in steps})
     if len(steps) < 2 or not top:
       return not_tested(
           'no SFT run on mixed face rules (a stage with variant mixed_rules)'
           if role == 'sft_mixed' else NO_SFT)
-    falls[role] = statistics.difference(
+    falls[role] = pairs.difference(
         top, statistics.solved(rows, 'ood', steps[-1]))
   mixed = falls['sft_mixed']
   return judged(

@@ -9,7 +9,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 
 class Log(NamedTuple):
@@ -90,3 +90,16 @@ def hands(packed: Any, n: int, success: float, path: pathlib.Path, what: str,
             'success; paired differences leave them out')
     return None
   return bits
+
+
+def problems(numbers: Any, n: int, path: pathlib.Path, what: str,
+             log: Log) -> Int[np.ndarray, '_'] | None:
+  """Which hands are one problem, or None with a warning if unusable."""
+  if numbers is None:
+    return None
+  if not (isinstance(numbers, list) and len(numbers) == n and all(
+      isinstance(k, int) and not isinstance(k, bool) for k in numbers)):
+    log.say(path, f'the problems of {what} are not {n} numbers, one per hand: '
+            'hands count as independent there')
+    return None
+  return np.array(numbers)

@@ -9,7 +9,7 @@ hierarchical bootstrap. Rates and differences of rates are in [0, 1] and
 import math
 from typing import Any
 
-from rlft.report import claims, edits, statistics
+from rlft.report import claims, edits, pairs, statistics
 from rlft.report.tables import Tables
 
 LABELS = ('layer', 'module', 'stage', 'role', 'seed', 'from_step',
@@ -59,9 +59,9 @@ def sft(tables: Tables) -> dict[str, Any]:
   steps = statistics.common_steps(rows, 'ood')
   peak = statistics.peak_step(rows)
   last = statistics.solved(rows, 'ood', steps[-1]) if steps else {}
-  lost = steps and statistics.difference(
+  lost = steps and pairs.difference(
       statistics.solved(rows, 'ood', peak), last)
-  fitted = steps and statistics.difference(statistics.sft_peak(tables), last)
+  fitted = steps and pairs.difference(statistics.sft_peak(tables), last)
   return {'curve': statistics.curve(rows), 'peak_ood_step': peak,
           'last_step': steps[-1] if steps else None,
           'forgetting': lost or None,
@@ -97,7 +97,7 @@ def _infinite(value):
 def _from(tables, start):
   """The RL curve from one start and what the whole budget changed."""
   rows = statistics.rows_of(tables, 'rl', start)
-  effect = {name: statistics.difference(
+  effect = {name: pairs.difference(
       statistics.rl_end(tables, start, name),
       statistics.rl_start(tables, start, name)) for name in ('id', 'ood')}
   return {'from_step': start, 'curve': statistics.curve(rows),

@@ -53,7 +53,21 @@ def read(study_dir: pathlib.Path) -> Tables:
     if stage['reads'] == 'restoration':
       tables['restoration'] += _restoration(
           run_dir, stage, tables['stages'], log)
+  _unclustered(tables, log)
   return tables | {'warnings': log.warnings}
+
+
+def _unclustered(tables, log):
+  """Says where hands of one problem cannot be told from other hands."""
+  bare = {r['stage'] for r in tables['evals'] if r['problems'] is None} | {
+      r['stage'] for r in tables['restoration']
+      if r['id_problems'] is None or r['ood_problems'] is None}
+  if bare:
+    log.warnings.append(
+        f'{len(bare)} stage{"s" * (len(bare) > 1)} did not record which hands '
+        f'are one problem ({", ".join(sorted(bare)[:3])}'
+        f'{", ..." * (len(bare) > 3)}): their intervals count hands as '
+        'independent and are too narrow')
 
 
 def _stages(log):
@@ -121,7 +135,9 @@ def _evals(run_dir, stage, log):
       continue
     what = f'{raw.get("eval")} at step {step}'
     raw |= {'n': int(n), 'step': int(step), 'solved': files.hands(
-        raw.get('solved'), int(n), success, path, what, log)}
+        raw.get('solved'), int(n), success, path, what, log),
+            'problems': files.problems(
+                raw.get('problems'), int(n), path, what, log)}
     rows[raw['step'], raw.get('eval')] = raw
   return _tagged(rows.values(), stage)
 
@@ -168,6 +184,9 @@ def _restoration(run_dir, stage, stages, log):
     for name, split in splits.items():
       raw[f'{name}_solved'] = files.hands(
           raw.get(f'{name}_solved'), int(split['n']), split['success'], path,
+          f'{label}, {name}', log)
+      raw[f'{name}_problems'] = files.problems(
+          raw.get(f'{name}_problems'), int(split['n']), path,
           f'{label}, {name}', log)
     rows[label] = raw | _compared(raw, run_dir, stages, log) | {
         'kind': raw.get('kind') or label.split()[0],

@@ -52,6 +52,11 @@ class Hands:
     return bits
 
 
+def problems(count):
+  """Two hands of each multiset."""
+  return (np.arange(count) // 2).tolist()
+
+
 def packed(bits):
   return np.packbits(bits).tobytes().hex()
 
@@ -68,6 +73,7 @@ def evaluation(step, split, bits, **more):
           'outcomes': {'correct': rate, 'format': form, 'lock_in': lock,
                        'wrong_number': .6 * rest, 'wrong_value': .4 * rest},
           'number_field': min(1., rate + .2), 'solved': packed(bits),
+          'problems': problems(bits.size),
           'reference_nll': .8 + abs(np.log10((step + 1) / 21)) * .2,
           'number_nll': .3 + step / 1000} | more
 
@@ -146,6 +152,7 @@ def write_restoration(run_dir, hands, edits=EDITS):
       row[split] = {'n': hands.count, 'success': float(bits.mean()),
                     'low': 0., 'high': 1.}
       row[f'{split}_solved'] = packed(bits)
+      row[f'{split}_problems'] = problems(hands.count)
       row[f'outcomes_{split}'] = {'correct': float(bits.mean())}
     rows.append(row)
   write_lines(run_dir / 'restoration.jsonl', rows)

@@ -249,14 +249,15 @@ def test_18_first_quarter(judge, first, second, verdict):
 
 
 @pytest.mark.parametrize('rates, verdict', [
-    ((.95, .10), 'holds'), ((.95, .40), 'fails'), ((.90, .32), 'fails')])
+    ((.90, .10), 'holds'), ((.90, .40), 'fails'), ((.90, .34), 'fails'),
+    ((.99, .10), 'not tested')])  # no control keeps as much ID
 def test_19_imposing_directions(judge, rates, verdict):
   def of_rl(found):
     for row in found['restoration']:
       row['target'] = 'rl'
   study = edits({'none': (.95, .40), 'interpolate 0.1': (.94, .38),
-                 'interpolate 0.25': (.93, .35), 'interpolate 0.5': (.9, .33),
-                 'interpolate 1.0': (.9, .32), 'vectors top=0.2': rates})
+                 'interpolate 0.25': (.93, .36), 'interpolate 0.5': (.9, .34),
+                 'interpolate 1.0': (.8, .32), 'vectors top=0.2': rates})
   assert judge(19, **study).verdict == 'not tested'
   assert judge(19, of_rl, **study).verdict == verdict
 

@@ -44,8 +44,10 @@ def test_counts_are_pooled_over_seeds(summary, written):
              if r['step'] == 100 and r['eval'] == 'ood')
   point = next(p for p in summary['sft']['curve'] if p['step'] == 100)['ood']
   low, high = intervals.wilson(hits, 400)
-  assert point == {'n': 400, 'success': hits / 400, 'low': low, 'high': high,
-                   'seeds': 2}
+  assert point | {'cluster_low': None, 'cluster_high': None} == {
+      'n': 400, 'success': hits / 400, 'low': low, 'high': high, 'seeds': 2,
+      'problems': 100, 'cluster_low': None, 'cluster_high': None}
+  assert point['cluster_low'] < low and high < point['cluster_high']
   alone = summary['by_seed']['1']['sft']['curve'][4]
   assert (alone['step'], alone['ood']['n']) == (100, 200)
 
