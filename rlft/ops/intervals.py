@@ -97,7 +97,8 @@ def resample(values: Sequence[Bool[np.ndarray, 'C _'] |
   return rates
 
 
-def contrast(values: Sequence[Bool[np.ndarray, 'C _']],
+def contrast(values: Sequence[Bool[np.ndarray, 'C _'] |
+                              Float[np.ndarray, 'C _']],
              problems: Sequence[Int[np.ndarray, '_']],
              weights: Sequence[int | float] | Float[np.ndarray, 'C'], *,
              confidence: float = .95, resamples: int = 2000, seed: int = 0
@@ -123,7 +124,8 @@ def contrast(values: Sequence[Bool[np.ndarray, 'C _']],
   return mean, min(low, mean), max(high, mean)
 
 
-def unseen(values: Sequence[Bool[np.ndarray, 'C _']],
+def unseen(values: Sequence[Bool[np.ndarray, 'C _'] |
+                            Float[np.ndarray, 'C _']],
            problems: Sequence[Int[np.ndarray, '_']],
            weights: Float[np.ndarray, 'C'], *,
            resamples: int = 2000) -> Float[np.ndarray, 'S']:

@@ -29,6 +29,7 @@ const pct = rate => rate === null || rate === undefined ? '–' : tenths(rate);
 const short = value => value === null || value === undefined ? '–' : Math.abs(value) >= 100 ? value.toFixed(0) : minus(String(+value.toPrecision(3)));
 const signed = value => minus((value > 0 ? '+' : '') + tenths(value));
 const rated = s => s ? `${pct(s.success)} % [${pct(s.low)}, ${pct(s.high)}]` : '–';
+const counted = s => `n = ${s.n} hands${s.problems ? ` of ${s.problems} problems` : ''}, ${s.seeds} seed${s.seeds > 1 ? 's' : ''}`;
 const change = e => e ? `${signed(e.mean)} [${signed(e.low).replace('+', '')}, ${signed(e.high).replace('+', '')}]` : '–';
 const fixed = (value, top) => value === null ? '–' : minus(value.toFixed(top >= 10 ? 1 : top >= 1 ? 2 : 3));
 const nice = text => String(text).replace(/(^|[\s\[(])-(?=[\d.])/g, '$1−').replace(/ (%|points|°)/g, '\u00a0$1');
@@ -36,11 +37,22 @@ const prose = text => nice(text).split('`').map((part, i) => i % 2 ? el('code', 
 function measured(claim) {
   if (claim.measured === null) return '–';
   const rate = /^difference/.test(claim.unit), share = claim.unit === 'share';
-  const word = v => rate ? signed(v) : share ? minus(tenths(v)) : minus(v.toFixed(Math.abs(v) < .1 ? 4 : 2));
+  const every = [claim.measured, ...(claim.interval || [])].filter(v => v !== null);
+  const digits = Math.max(...every.map(Math.abs)) < .1 ? 4 : 2;  // one precision for a number and its interval
+  const word = v => rate ? signed(v) : share ? minus(tenths(v)) : minus(v.toFixed(digits));
   const unit = rate ? ' points' : share ? ' %' : claim.unit === 'radians' ? ' rad' : '';
   const ends = claim.interval ? ` [${claim.interval.map(v => v === null ? '?' : word(v).replace('+', '')).join(', ')}]` : '';
   return word(claim.measured) + unit + ends;
 }
+
+// ---- tables --------------------------------------------------------------
+function scroller(table) {  // says so where a table is wider than the page
+  const hint = el('p', {class: 'hint muted'}, 'Wider than the page: scroll the table sideways →'), box = el('div', {class: 'scroll', tabindex: 0}, table);
+  new ResizeObserver(() => { hint.style.display = box.scrollWidth > box.clientWidth + 1 ? '' : 'none'; }).observe(box);
+  return [hint, box];
+}
+const listing = (head, rows, right = 1) => el('table', {}, el('thead', {}, el('tr', {}, head.map((h, i) => el('th', {class: i >= right ? 'right' : ''}, h)))),
+  el('tbody', {}, rows.map(r => el('tr', {}, r.map((v, i) => el('td', {class: i >= right ? 'right' : ''}, v))))));
 
 // ---- tooltip -------------------------------------------------------------
 function showTip(x, y, text) {
@@ -213,7 +225,7 @@ const dark = c => .299 * c[0] + .587 * c[1] + .114 * c[2] < 140;
 function heatmap(F) {
   const state = {comparison: 0, quantity: Object.keys(F.quantities)[0], show: 'excess'};
   const box = chart(width => {
-    const C = F.comparisons[state.comparison], Q = F.quantities[state.quantity], grids = C.grids[state.quantity], grid = grids[state.show];
+    const C = F.comparisons[state.comparison], Q = F.quantities[state.quantity], grids = C.grids[state.quantity], grid = grids[state.show] || grids.measured;
     const cellHeight = Math.max(13, Math.min(34, 420 / C.layers.length)), tall = cellHeight * C.layers.length;
     const f = frame(width, tall + 76, {margin: {left: 56, right: 2, top: 26, bottom: 50}});
     const wide = (f.inner.right - f.inner.left) / C.modules.length;
@@ -228,7 +240,7 @@ function heatmap(F) {
         const c = v === null ? null : paint(v);
         f.node.append(svg('rect', {x: f.inner.left + wide * j + .5, y: f.inner.top + cellHeight * i + .5, width: wide - 1, height: cellHeight - 1, style: {fill: c ? rgb(c) : 'none', stroke: c ? 'none' : 'var(--rule)'}}));
         if (c && wide > 40 && cellHeight > 17) f.node.append(svg('text', {x: cx, y: cy + 4, 'text-anchor': 'middle', style: {fill: dark(c) ? '#fff' : '#111', 'font-size': '11.5px'}}, fixed(v, top)));
-        f.hits.push({x: cx, y: cy, reach: Math.hypot(wide, cellHeight) / 2, press: F.press && (() => F.press(layer, module)), text: `layer ${layer}, ${module}\nmeasured ${short(grids.measured[i][j])} ${Q.unit}\nnull ${short(grids.null[i][j])} ${Q.unit}\nexcess ${short(grids.excess[i][j])} ${Q.unit}`});
+        f.hits.push({x: cx, y: cy, reach: Math.hypot(wide, cellHeight) / 2, press: F.press && (() => F.press(layer, module)), text: `layer ${layer}, ${module}\nmeasured ${short(grids.measured[i][j])} ${Q.unit}\nnull ${short(grids.null[i][j])} ${Q.unit}\nexcess ${short(grids.excess[i][j])} ${Q.unit}${grids.floor ? `\nfloor ${short(grids.floor[i][j])} ${Q.unit}` : ''}`});
       });
     });
     const barWide = Math.min(280, width - 140), from = f.inner.left, y0 = f.inner.bottom + 14;
@@ -239,6 +251,6 @@ function heatmap(F) {
   const pick = key => value => { state[key] = value; box.redo(); };
   return [el('div', {class: 'controls'}, F.comparisons.length > 1 && choice(F.comparisons.map((c, i) => [i, c.label]), 0, pick('comparison')),
     choice(Object.entries(F.quantities).map(([k, q]) => [k, q.label]), state.quantity, pick('quantity')),
-    choice([['measured', 'measured'], ['null', 'null'], ['excess', 'measured − null']], state.show, pick('show')),
+    choice([['measured', 'measured'], ['null', 'null'], ...(F.comparisons.some(c => Object.values(c.grids).some(g => g.floor)) ? [['floor', 'floor']] : []), ['excess', 'measured − null']], state.show, pick('show')),
     F.comparisons.length === 1 && el('span', {class: 'muted'}, F.comparisons[0].label)), box];
 }

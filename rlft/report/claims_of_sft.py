@@ -6,6 +6,9 @@ from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
 NO_SFT = 'no SFT run with two evaluated steps and solved hands'
 FEW = 30  # hands: fewer leave a conditional rate undecided
+LAST = 'the peak is the last step: nothing can have fallen since'
+FITTED = ('the cross-fitted peak (each half of the problems scored at the '
+          'step that is best on the other half')
 
 
 def rises_then_falls(tables: Tables) -> Finding:
@@ -17,10 +20,13 @@ def rises_then_falls(tables: Tables) -> Finding:
   rise = pairs.difference(top, statistics.solved(rows, 'ood', steps[0]))
   fall = pairs.difference(top, statistics.solved(rows, 'ood', steps[-1]))
   peak = statistics.peak_step(rows)
+  if peak == steps[-1]:
+    return not_tested(f'{LAST} (step {peak}); cross-fitted rise since step '
+                      f'{steps[0]} {points(rise)}')
   return judged(
       rise['low'] > 0 and fall['low'] > 0, fall, 'difference of rates',
-      f'fall from the peak (step {peak}) to step {steps[-1]}; rise since step '
-      f'{steps[0]} {points(rise)}')
+      f'fall from {FITTED}; pooled, it is step {peak}) to step {steps[-1]}; '
+      f'rise to it since step {steps[0]} {points(rise)}')
 
 
 def id_climbs(tables: Tables) -> Finding:
@@ -39,16 +45,18 @@ def id_climbs(tables: Tables) -> Finding:
         at[step], at[earlier], confidence=1 - .05 / (len(steps) - 1))
     if dip:
       dips.append((dip['high'], step, earlier, dip))
-  worst = min(dips)
+  worst = min(dips, key=lambda found: found[:3])
+  fell = worst[3]['mean'] < 0
   seen = statistics.curve(rows, ('id_seen',))
   also = '' if not seen else (
       f'; on seen hands {verdicts.percent(seen[0]["id_seen"]["success"])} → '
       f'{verdicts.percent(seen[-1]["id_seen"]["success"])}')
   return judged(
       gain['low'] > 0 and worst[0] >= 0, gain, 'difference of rates',
-      f'from step {steps[0]} to {steps[-1]} on held-out hands; deepest dip: '
-      f'step {worst[1]} against {worst[2]} {points(worst[3])}'
-      f'{also}')
+      f'from step {steps[0]} to {steps[-1]} on held-out hands; '
+      f'{"deepest dip" if fell else "no step dips; nearest to one"}: step '
+      f'{worst[1]} against {worst[2]}, the best before it, {points(worst[3])} '
+      f'({100 * (1 - .05 / (len(steps) - 1)):.1f} % interval){also}')
 
 
 def rise_is_format(tables: Tables) -> Finding:
@@ -62,7 +70,7 @@ def rise_is_format(tables: Tables) -> Finding:
   if rise['low'] <= 0:
     return not_tested(
         f'there is no rise to explain: {points(rise)} from step {steps[0]} '
-        'to the peak')
+        f'to {FITTED})')
   counts = {s: statistics.effective_counts(rows, 'ood', s) for s in steps}
   valid = {s: (c.get('correct', 0.), sum(c.values()) - c.get('format', 0.))
            for s, c in counts.items()}
@@ -75,8 +83,9 @@ def rise_is_format(tables: Tables) -> Finding:
   given = {'mean': mean, 'low': low, 'high': high}
   return judged(
       low <= 0, given, 'difference of rates',
-      f'rise among replies of valid format from step {first} to the peak '
-      f'(step {peak}); among all replies {points(rise)} from step {steps[0]}')
+      f'rise among replies of valid format from step {first} to the pooled '
+      f'peak (step {peak}); among all replies {points(rise)} from step '
+      f'{steps[0]} to {FITTED})')
 
 
 def rule_lock_in(tables: Tables) -> Finding:
@@ -105,7 +114,7 @@ def rule_lock_in(tables: Tables) -> Finding:
   return judged(
       share['low'] > .5 and low > 0, share, 'share',
       f'of {failures} OOD failures at step {steps[-1]}, {locked} are right '
-      f'under the ID rule; {points(rise)} since the peak (step {peak})')
+      f'under the ID rule; {points(rise)} since the pooled peak (step {peak})')
 
 
 def loss_misses_peak(tables: Tables) -> Finding:
@@ -125,12 +134,13 @@ def loss_misses_peak(tables: Tables) -> Finding:
       statistics.sft_peak(tables), statistics.solved(rows, 'ood', step))
   if lost is None:
     return not_tested(NO_SFT)
+  peak = statistics.peak_step(rows)
+  same = ', the same' if step == peak else ''
   return judged(
-      lost['low'] > 0, lost, 'difference of rates',
-      f'OOD success peaks at step {statistics.peak_step(rows)}, the OOD NLL '
-      f'of the oracle is least at step {step} (number field: '
-      f'{best["number_nll"]}); the difference is what choosing by loss gives '
-      'up')
+      step != peak and lost['low'] > 0, lost, 'difference of rates',
+      f'pooled OOD success peaks at step {peak}, the OOD NLL of the oracle is '
+      f'least at step {step}{same} (number field: {best["number_nll"]}); the '
+      f'number is what choosing by loss gives up against {FITTED})')
 
 
 def diversity_prevents(tables: Tables) -> Finding:
@@ -146,11 +156,13 @@ def diversity_prevents(tables: Tables) -> Finding:
           if role == 'sft_mixed' else NO_SFT)
     falls[role] = pairs.difference(
         top, statistics.solved(rows, 'ood', steps[-1]))
+    if role == 'sft' and statistics.peak_step(rows) == steps[-1]:
+      return not_tested(f'under one rule {LAST} (step {steps[-1]})')
   mixed = falls['sft_mixed']
   return judged(
       falls['sft']['low'] > 0 and mixed['high'] < verdicts.MARGIN, mixed,
       'difference of rates',
-      'fall of OOD from its peak under mixed rules; under one rule '
+      f'fall of OOD under mixed rules from {FITTED}); under one rule '
       f'{points(falls["sft"])}')
 
 
@@ -158,20 +170,22 @@ CLAIMS = (
     Claim(1, 'OOD success rises, then falls during SFT',
           'The OOD peak is above both the first and the last checkpoint '
           '(intervals above 0; the peak is chosen on the other half of the '
-          'hands).', rises_then_falls),
+          'problems).', rises_then_falls),
     Claim(2, 'ID success climbs monotonically meanwhile',
           'Last minus first checkpoint is above 0 and no checkpoint is below '
           'the best earlier one (95 % over all checkpoints, Bonferroni).',
           id_climbs),
     Claim(3, 'The early OOD rise is format learning',
           'OOD rises to its peak, but not among replies of valid format '
-          '(that difference is not above 0; Newcombe interval).',
+          '(that difference is not above 0; Newcombe interval at the '
+          'effective number of hands).',
           rise_is_format),
     Claim(4, 'OOD forgetting is rule lock-in: failures become right under '
           'the ID rule',
           'At the last checkpoint more than half of the OOD failures are '
-          'right under the ID rule (Wilson interval above 50 %) and the share '
-          'rose since the peak.', rule_lock_in),
+          'right under the ID rule (Wilson interval at the effective number '
+          'of hands above 50 %) and the share rose since the peak.',
+          rule_lock_in),
     Claim(5, 'The loss does not locate the OOD peak',
           'The checkpoint of least OOD NLL of the oracle is below the OOD '
           'peak (peak minus it above 0).', loss_misses_peak),

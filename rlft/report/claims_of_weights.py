@@ -21,10 +21,12 @@ def values_hardly_change(tables: Tables) -> Finding:
   largest = [float(np.max(s['value_shift']))
              for s in statistics.about(tables['spectra'], 'sft')
              if np.size(s.get('value_shift', ()))]
-  also = f', largest of any direction {max(largest):.4f}' if largest else ''
+  also = (f'; the one value that changes most does so by {max(largest):.3g} '
+          'times itself') if largest else ''
   return judged(
       found['high'] < 0, found, 'relative change',
-      f'measured minus null; measured {shift:.4f}, null {null:.4f}{also}')
+      'mean |change| / value over the leading 20 % of the values, measured '
+      f'minus null; measured {shift:.4f}, null {null:.4f}{also}')
 
 
 def edges_rotate(tables: Tables) -> Finding:
@@ -54,9 +56,10 @@ def edges_rotate(tables: Tables) -> Finding:
                       for name, values in level.items())
   return judged(
       least['low'] > 0, least, 'radians',
-      f'mean angle of a direction: {degrees}; over the null, against the '
-      f'middle: leading {verdicts.plain(found["leading"])}, trailing '
-      f'{verdicts.plain(found["trailing"])} rad')
+      f'mean angle of a direction: {degrees}; angle over its null, minus '
+      f'that of the middle 80 %: leading tenth '
+      f'{verdicts.plain(found["leading"])}, trailing tenth '
+      f'{verdicts.plain(found["trailing"])} rad; the number is the smaller')
 
 
 def rotation_dominates(tables: Tables) -> Finding:
@@ -120,14 +123,16 @@ def directions_recover(tables: Tables) -> Finding:
   if over is None:
     return not_tested(
         f'`{edit.label}` is {edits.APART}; it recovers '
-        f'{verdicts.plain(fraction)} of the loss')
+        f'{verdicts.plain(fraction)} of the loss since the cross-fitted SFT '
+        f'peak{_against_matched(found, edit)}')
   loss = pairs.difference(
       edit.solved('id'), edits.untouched(found).solved('id'))
   return judged(
       fraction['mean'] >= .7 and fraction['low'] > .5 and over['low'] > 0,
       fraction, 'recovered fraction',
-      f'`{edit.label}`; it changes ID by {points(loss)}; OOD over the best '
-      f'control at equal ID {points(over)}')
+      f'`{edit.label}`, share of the loss since the cross-fitted SFT peak; '
+      f'it changes ID by {points(loss)}; OOD over the best control at equal '
+      f'ID {points(over)}{_against_matched(found, edit)}')
 
 
 def first_quarter_suffices(tables: Tables) -> Finding:
@@ -155,8 +160,9 @@ def first_quarter_suffices(tables: Tables) -> Finding:
   return judged(
       fraction['mean'] >= .7 and fraction['low'] > .5 and
       gaps[label]['low'] > 0, fraction, 'recovered fraction',
-      f'`{first.label}`; OOD over the next best block (`{label}`) '
-      f'{points(gaps[label])}; distance moved by block {sizes}')
+      f'`{first.label}`, share of the loss since the cross-fitted SFT peak; '
+      f'OOD over the next best block (`{label}`) {points(gaps[label])}; '
+      f'distance moved by block {sizes}{_against_matched(found, first)}')
 
 
 def imposing_removes_gain(tables: Tables) -> Finding:
@@ -181,6 +187,16 @@ def imposing_removes_gain(tables: Tables) -> Finding:
       change['high'] < 0 and over['low'] > 0, change, 'difference of rates',
       f'change of the OOD of RL under `{edit.label}`; it removes '
       f'{points(over)} more than interpolation at equal ID')
+
+
+def _against_matched(found, edit):
+  """What controls that go as far as the edit leave of it, in words."""
+  words = {'interpolate': 'interpolation'}
+  gaps = [(words.get(control.name, control.name), *(pairs.difference(
+      edit.solved(split), control.solved(split)) for split in ('ood', 'id')))
+      for control in edits.matched(found, edit)]
+  return ''.join(f'; over {name} of the same distance OOD {points(ood)}, ID '
+                 f'{points(kept)}' for name, ood, kept in gaps)
 
 
 def _recovered(tables, none, edit):

@@ -190,8 +190,9 @@ def compare(given: list[dict]) -> list[dict]:
           for r in edit.rows.values())
     row |= {name: edit.distance(name) for name in DISTANCES}
     for name, split, sign in (('ood_regain', 'ood', 1), ('id_loss', 'id', -1)):
-      row[name] = none and pairs.contrast(
-          [edit.solved(split), none.solved(split)], [sign, -sign])
+      row[name] = pairs.contrast(
+          [edit.solved(split), none.solved(split)], [sign, -sign]) if (
+              none and edit is not none) else None
     row['over_interpolation'] = None if (
         drawn is None or edit.label in along) else over_controls(
             drawn, edit.label, along=along)

@@ -103,3 +103,23 @@ def problems(numbers: Any, n: int, path: pathlib.Path, what: str,
             'hands count as independent there')
     return None
   return np.array(numbers)
+
+
+def wins(packed: Any, solved: Bool[np.ndarray, '_'] | None,
+         path: pathlib.Path, what: str, log: Log
+         ) -> Bool[np.ndarray, '_ _'] | None:
+  """What each independent sample solved, or None if it was not recorded.
+
+  With a warning where the samples together did not solve what `solved` says.
+  """
+  if not packed or solved is None:
+    return None
+  try:
+    bits = np.stack([unpack(one, solved.size) for one in packed])
+  except (TypeError, ValueError):
+    bits = None
+  if bits is None or (bits.any(axis=0) != solved).any():
+    log.say(path, f'the wins of {what} disagree with its solved hands; pass@k '
+            'leaves them out')
+    return None
+  return bits

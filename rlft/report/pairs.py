@@ -15,8 +15,8 @@ from rlft.ops import intervals
 
 
 class Hands(NamedTuple):
-  """The outcomes of one evaluation of one seed."""
-  solved: Bool[np.ndarray, 'H']
+  """The outcomes of one evaluation of one seed (or how likely each was)."""
+  solved: Bool[np.ndarray, 'H'] | Float[np.ndarray, 'H']
   problems: Int[np.ndarray, 'H'] | None = None  # None: not recorded
 
 
@@ -26,7 +26,7 @@ Solved = dict[int, Hands]
 class Shared(NamedTuple):
   """What several conditions have in common."""
   seeds: list[int]
-  solved: list[Bool[np.ndarray, 'C H']]  # one array per seed
+  solved: list[Bool[np.ndarray, 'C H'] | Float[np.ndarray, 'C H']]  # by seed
   problems: list[Int[np.ndarray, 'H']]
 
   @property

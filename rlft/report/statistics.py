@@ -47,10 +47,18 @@ def about(rows: list[dict], target: str) -> list[dict]:
                if group[0]['target'] == target), [])
 
 
-def starts(tables: Tables) -> list[int]:
+def starts(tables: Tables, role: str = 'rl') -> list[int]:
   """The SFT steps that RL runs start from."""
   return sorted({r['from_step'] for r in tables['evals']
-                 if r['role'] == 'rl' and r['from_step'] is not None})
+                 if r['role'] == role and r['from_step'] is not None})
+
+
+def method(tables: Tables) -> str:
+  """What the stages of role `sft` train with: SFT, or their objective."""
+  names = dict.fromkeys(s.get('objective') or 'sft' for s in tables['stages']
+                        if s['role'] == 'sft')
+  return ' and '.join('SFT' if name == 'sft' else name for name in names
+                      ) or 'SFT'
 
 
 def split(rows: Iterable[dict]) -> dict | None:
@@ -114,19 +122,21 @@ def solved(rows: list[dict], name: str, step: int | None) -> Solved:
           r['solved'] is not None}
 
 
-def rl_end(tables: Tables, from_step: int, name: str) -> Solved:
+def rl_end(tables: Tables, from_step: int, name: str,
+           role: str = 'rl') -> Solved:
   """The hands solved after the whole RL budget (the last common step)."""
-  rows = rows_of(tables, 'rl', from_step)
+  rows = rows_of(tables, role, from_step)
   return solved(rows, name, max(common_steps(rows, name), default=None))
 
 
-def rl_start(tables: Tables, from_step: int, name: str) -> Solved:
+def rl_start(tables: Tables, from_step: int, name: str,
+             role: str = 'rl') -> Solved:
   """The hands solved by the checkpoint that RL starts from.
 
   The SFT run measured it; the RL run's own step 0 stands in if not.
   """
   return (solved(rows_of(tables, 'sft'), name, from_step) or
-          solved(rows_of(tables, 'rl', from_step), name, 0))
+          solved(rows_of(tables, role, from_step), name, 0))
 
 
 def sft_peak(tables: Tables) -> Solved:

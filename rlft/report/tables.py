@@ -29,7 +29,8 @@ Tables = dict[str, list]
 
 EXPECTED = {'evals': 'evals.jsonl', 'rotation': 'rotation.json',
             'restoration': 'restoration.jsonl'}
-READS = {'sft': 'evals', 'sft_mixed': 'evals', 'rl': 'evals', 'base': 'evals'}
+RL = ('rl', 'rl_kl')  # PPO, and as a control PPO held near its start
+READS = dict.fromkeys(('sft', 'sft_mixed', 'rl', 'rl_kl', 'base'), 'evals')
 
 
 def read(study_dir: pathlib.Path) -> Tables:
@@ -89,6 +90,8 @@ def _stages(log):
     if not (isinstance(raw, dict) and raw.get('name') and raw.get('role')):
       log.warnings.append('stages.json: an entry without name or role')
       continue
+    if raw['role'] == 'report':
+      continue  # what writes this page is no part of what it tells
     name, start = raw['name'], raw.get('from_step')
     role = 'sft_mixed' if raw.get('variant') == 'mixed_rules' else raw['role']
     key = (role, int(raw.get('seed') or 0), start)
@@ -96,7 +99,7 @@ def _stages(log):
       log.warnings.append(f'stage {name} repeats another of its role, seed '
                           'and start: it is not shown')
       continue
-    if role == 'rl' and start is None:
+    if role in RL and start is None:
       log.warnings.append(f'stage {name} is RL without from_step: it cannot '
                           'be placed among the starts and is not shown')
       continue
@@ -109,6 +112,8 @@ def _stages(log):
     stages.append({
         'name': name, 'role': role, 'reads': reads, 'seed': key[1],
         'from_step': start, 'seconds': files.number(raw.get('seconds')),
+        'objective': _objective(log, name, planned) if (
+            reads == 'evals') else None,
         'state': 'finished' if raw.get('finished') else
                  'unfinished' if there else 'not run'})
   return stages
@@ -122,6 +127,18 @@ def _reads(role, name, planned):
     return planned[name]['config']['analysis']['name']
   except (KeyError, TypeError):
     return role if role in EXPECTED else None
+
+
+def _objective(log, name, planned):
+  """What a stage trains with, by its plan or else its run's own config."""
+  try:
+    config = planned[name]['config']
+  except (KeyError, TypeError):
+    config = files.section(log.root / name / 'config.json', log)
+  try:
+    return str(config['objective']['name'])
+  except (KeyError, TypeError):
+    return None
 
 
 def _evals(run_dir, stage, log):
@@ -138,6 +155,7 @@ def _evals(run_dir, stage, log):
         raw.get('solved'), int(n), success, path, what, log),
             'problems': files.problems(
                 raw.get('problems'), int(n), path, what, log)}
+    raw['wins'] = files.wins(raw.get('wins'), raw['solved'], path, what, log)
     rows[raw['step'], raw.get('eval')] = raw
   return _tagged(rows.values(), stage)
 

@@ -60,7 +60,7 @@ def test_verdicts_are_consistent_with_their_intervals(make_study):
 
 @pytest.mark.parametrize('ood, verdict', [
     ((.16, .29, .40, .46, .37, .24, .12, .07), 'holds'),
-    ((.10, .20, .25, .30, .35, .40, .45, .46), 'fails'),  # no fall
+    ((.10, .20, .25, .30, .35, .40, .45, .46), 'not tested'),  # no fall yet
     ((.46, .45, .40, .35, .30, .20, .10, .05), 'fails'),  # no rise
     ((.30, .31, .30, .32, .30, .31, .30, .31), 'fails')])
 def test_1_rises_then_falls(judge, ood, verdict):

@@ -49,7 +49,7 @@ def test_a_model_cannot_write_markup(study):
   reader, content = read(report.write(study))
   assert 'img' not in reader.tags and 'b' not in reader.tags
   assert reader.tags.count('script') == 2
-  assert reader.title.startswith(HOSTILE)
+  assert reader.title.startswith(f'study.py, {HOSTILE}')
   texts = [row['completion'] for group in content['figures']['completions'][
       'groups'] for row in group['rows']]
   # Untouched: the page shows what the model wrote, slots and all.
@@ -109,7 +109,7 @@ def test_every_figure_says_its_n_and_interval(written):
 
 
 @pytest.mark.parametrize('role, lost', [
-    ('sft', {'curves', 'failures'}), ('rl', {'branches'}),
+    ('sft', {'curves', 'failures', 'panel'}), ('rl', {'branches', 'ppo'}),
     ('rotation', {'heatmap', 'profile'}), ('restoration', {'plane'})])
 def test_a_missing_stage_is_not_run_and_no_crash(study, role, lost):
   stages = json.loads((study / 'stages.json').read_text())
