@@ -32,7 +32,7 @@ def _row(tables, role, start):
   row = {'role': role, 'from_step': start,
          'label': name if role == 'rl' else f'{name}, KL term'}
   for key in ('id', 'ood'):
-    end = max(statistics.common_steps(runs, key), default=None)
+    end = max(statistics.common_steps(runs, key), default=0) or None
     row[key] = {
         'start': statistics.split(
             r for r in _start_rows(tables, role, start, key)

@@ -58,9 +58,9 @@ def _restoration(summary):
   word = ('beats' if over['low'] > 0 else
           'is worse than' if over['high'] < 0 else
           'does not differ from')
-  return (f'`{best["edit"]}` (best of {best["tried"]} edits that have an '
+  return (f'`{best["edit"]}` (best of the {best["tried"]} that have an '
           'interpolation of equal ID; '
-          f'{best["not_comparable"]} have none) reaches OOD '
+          f'{best["not_comparable"]} others have none) reaches OOD '
           f'{percent(row["ood"]["success"])} at ID '
           f'{percent(row["id"]["success"])} and {word} plain interpolation at '
           f'equal ID ({points(over)}, corrected for choosing the best).'

@@ -132,7 +132,7 @@ function divergence(F) {
 }
 
 function ppo(F) {
-  const word = (column, v) => column.percent ? pct(v) : minus(v.toFixed(Math.abs(v) < .1 ? 4 : 2));
+  const word = (column, v) => column.percent ? pct(v) : minus(v.toFixed(column.digits).replace(/^-(0\.0+)$/, '$1'));
   const run = r => (r.from_step === 0 ? 'base' : `step ${r.from_step}`) + (r.role === 'rl' ? '' : ', KL term');
   return scroller(listing(['RL from', 'updates', 'runs', ...F.columns.map(c => c.label)], F.rows.map(r => [run(r), r.updates, r.seeds, ...F.columns.map(c => {
     const m = r.measures[c.key];
@@ -142,17 +142,17 @@ function ppo(F) {
 
 function panel(F) {
   const body = el('div'), asked = F.steps.map(s => Object.keys(s.success).length), most = asked.lastIndexOf(Math.max(...asked));
-  const gap = g => g ? `${change(g)} points` : '–';
+  const gap = g => g ? change(g) : '–';
   const fill = name => {
     const S = F.steps.find(s => String(s.step) === name), rate = key => rated(S.success[key]);
     const cells = rule => F.cells.filter(c => c.rule === rule).map(c => rate(c.eval));
     const ways = F.ways.filter(w => S.success[`id${w.ending}`] || S.success[`ood${w.ending}`]).map(w => [w.label, rate(`id${w.ending}`), rate(`ood${w.ending}`)]);
-    for (const [key, label] of [['sampled_minus_greedy', 'sampled minus greedy'], ['tries5_minus_independent5', '5 tries with feedback minus 5 samples']]) if (S.differences.id[key] || S.differences.ood[key]) ways.push([label, gap(S.differences.id[key]), gap(S.differences.ood[key])]);
+    for (const [key, label] of [['sampled_minus_greedy', 'sampled minus greedy, points'], ['tries5_minus_independent5', '5 tries with feedback minus 5 samples, points']]) if (S.differences.id[key] || S.differences.ood[key]) ways.push([label, gap(S.differences.id[key]), gap(S.differences.ood[key])]);
     for (let k = 1; k <= Math.max(...['id', 'ood'].map(s => (S.pass_at_k[s] || []).length)); k++) ways.push([`pass@${k}`, ...['id', 'ood'].map(s => { const p = (S.pass_at_k[s] || [])[k - 1]; return p ? `${pct(p.mean)} % [${pct(p.low)}, ${pct(p.high)}]` : '–'; })]);
     for (const [key, label] of [['reference_nll', 'NLL of the oracle, nats per token'], ['number_nll', 'the same, its number field']]) if (S.losses[key].id !== null || S.losses[key].ood !== null) ways.push([label, short(S.losses[key].id), short(S.losses[key].ood)]);
     const rules = [...new Set(F.cells.map(c => c.rule))];
-    body.replaceChildren(el('div', {class: 'panels'}, el('div', {}, el('h4', {}, 'Greedy, rule × sampler of hands'), scroller(listing(['', 'ID sampler', 'OOD sampler'], rules.map(r => [r, ...cells(r)])))),
-      el('div', {}, el('h4', {}, 'Ways of answering'), scroller(listing(['', 'ID', 'OOD'], ways)))));
+    body.replaceChildren(el('h4', {}, 'Greedy, by rule and by sampler of hands'), ...scroller(listing(['', 'ID sampler', 'OOD sampler'], rules.map(r => [r, ...cells(r)]))),
+      el('h4', {style: {'margin-top': '14px'}}, 'By way of answering'), ...scroller(listing(['', 'ID', 'OOD'], ways)));
   };
   const steps = menu(`${D.objective} step `, F.steps.map(s => String(s.step)), fill);
   steps.select.value = String(F.steps[most].step);

@@ -16,6 +16,7 @@ COLUMNS = {  # logged name -> what it is
     'reward': 'reward per episode', 'success': 'training hands solved, %',
     'kl_k1': 'KL to the start, nats per token'}
 PERCENT = ('success',)
+DIGITS = {'kl_k1': 4}
 
 
 def runs(tables: Tables) -> list[dict[str, Any]]:
@@ -40,7 +41,8 @@ def figure(tables: Tables) -> dict[str, Any] | None:
                   'of training), no interval. Explained variance: 1 is a '
                   'critic that knows every return, 0 or less one that knows '
                   'no more than their mean. KL: k1 estimate on the rollouts.',
-          'columns': [{'key': key, 'label': label, 'percent': key in PERCENT}
+          'columns': [{'key': key, 'label': label, 'percent': key in PERCENT,
+                       'digits': DIGITS.get(key, 2)}
                       for key, label in COLUMNS.items()
                       if any(key in row['measures'] for row in rows)],
           'rows': rows}

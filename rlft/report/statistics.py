@@ -10,9 +10,9 @@ from rlft.report.tables import Tables
 
 
 def seeds(tables: Tables) -> list[int]:
-  """The seeds of the stages that train or edit."""
-  return sorted({s['seed'] for s in tables['stages']
-                 if s['reads'] and s['role'] != 'base'})
+  """The seeds of the stages that were trained or edited."""
+  return sorted({s['seed'] for s in tables['stages'] if s['reads'] and
+                 s['role'] != 'base' and s['state'] != 'not run'})
 
 
 def of_seed(tables: Tables, seed: int) -> Tables:
@@ -124,9 +124,12 @@ def solved(rows: list[dict], name: str, step: int | None) -> Solved:
 
 def rl_end(tables: Tables, from_step: int, name: str,
            role: str = 'rl') -> Solved:
-  """The hands solved after the whole RL budget (the last common step)."""
+  """The hands solved after the whole RL budget (the last common step).
+
+  None where a run has only measured its start.
+  """
   rows = rows_of(tables, role, from_step)
-  return solved(rows, name, max(common_steps(rows, name), default=None))
+  return solved(rows, name, max(common_steps(rows, name), default=0) or None)
 
 
 def rl_start(tables: Tables, from_step: int, name: str,

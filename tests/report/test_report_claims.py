@@ -117,6 +117,22 @@ def test_4_share_of_all_failures_must_rise(judge):
   assert judge(4, change, starts={}).verdict == 'fails'
 
 
+def test_4_counts_problems_that_go_wrong_together(judge):
+  """A hundred problems of ten hands: a share of them, not of hands."""
+  def change(found):
+    for row in found['evals']:
+      row['problems'] = np.arange(1000) // 10
+      row['solved'] = np.repeat(np.arange(100) < 100 * row['success'], 10)
+      failed = 1 - row['success']
+      locked = failed * (.6 if row['step'] == 600 else .05)
+      row['outcomes'] = {'correct': row['success'], 'lock_in': locked,
+                         'wrong_value': failed - locked}
+  found = judge(4, change, starts={})
+  # 93 problems, not 930 hands: the share of .6 is not surely above a half.
+  assert found.interval[1] - found.interval[0] == pytest.approx(
+      2 * 1.96 * (.6 * .4 / 93) ** .5, rel=.1)
+
+
 @pytest.mark.parametrize('least, verdict', [(400, 'holds'), (50, 'fails')])
 def test_5_loss_misses_the_peak(judge, least, verdict):
   def change(found):

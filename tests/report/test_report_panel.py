@@ -238,3 +238,28 @@ def test_a_sweep_is_drawn_by_its_problems():
   drawn = edits.draw(found)
   assert drawn.rates['id'].shape == (2000, 45)
   assert drawn.shared['id'].count == 205
+
+
+def test_a_run_that_only_measured_its_start_has_no_effect(study):
+  for seed in (0, 1):
+    path = study / f'rl_{seed}_200' / 'evals.jsonl'
+    rows = [json.loads(line) for line in path.read_text().split('\n') if line]
+    path.write_text(''.join(
+        json.dumps(row) + '\n' for row in rows if row['step'] == 0))
+  found = tables.read(study)
+  run = next(r for r in summary.sections(found)['rl'] if r['from_step'] == 200)
+  assert run['effect'] == {'id': None, 'ood': None}
+  row = next(r for r in branches.figure(found)['rows']
+             if r['from_step'] == 200)
+  assert row['ood']['end'] is None and row['ood']['start']['n'] == 400
+
+
+def test_the_page_draws_the_intervals_over_problems(written):
+  text = (written / 'report.html').read_text(encoding='utf-8')
+  content = json.loads(text.split('id="data">')[1].split('</script>')[0])
+  found = json.loads((written / 'summary.json').read_text())
+  point = content['figures']['curves']['series'][1]['points'][3]
+  rate = found['sft']['curve'][3]['ood']
+  assert (point['low'], point['high']) == (
+      rate['cluster_low'], rate['cluster_high'])
+  assert point['wilson'] == [rate['low'], rate['high']]

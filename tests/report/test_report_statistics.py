@@ -215,6 +215,8 @@ def test_an_edit_is_paired_with_the_controls_that_go_as_far():
           edit_row('vectors top=0.2 layers=0:0.25', .8, .4, 2.),
           edit_row('interpolate match=vectors:top=0.2', .7, .3, 2., True),
           edit_row('noise match=vectors:top=0.2', .5, .05, 9., True),
+          edit_row('noise match=vectors:top=0.2:layers=0:0.25', .5, .1, 9.,
+                   True),
           edit_row('interpolate 0.5', .7, .3, 2., True)]
   found = {r['edit']: r for r in edits.compare(rows)}
   one, two = found['vectors top=0.2']['matched']
@@ -222,7 +224,8 @@ def test_an_edit_is_paired_with_the_controls_that_go_as_far():
   assert one['ood']['mean'] == pytest.approx(.1)
   assert one['id']['mean'] == pytest.approx(.1)
   assert two['ood']['mean'] == pytest.approx(.35)
-  assert found['vectors top=0.2 layers=0:0.25']['matched'] == []
+  part, = found['vectors top=0.2 layers=0:0.25']['matched']
+  assert part['ood']['mean'] == pytest.approx(.3)
   assert found['none']['matched'] == []
 
 

@@ -111,3 +111,14 @@ def test_the_same_study_gives_the_same_numbers(written, study):
   report.write(study)
   assert (study / 'summary.json').read_text() == (
       written / 'summary.json').read_text()
+
+
+def test_the_report_is_no_stage(study):
+  report.write(study)
+  first = (study / 'summary.json').read_text()
+  assert 'report' not in json.loads(first)['wall_seconds']
+  stages = json.loads((study / 'stages.json').read_text())
+  stages[-1] |= {'seconds': 3.}
+  (study / 'stages.json').write_text(json.dumps(stages))
+  report.write(study)
+  assert (study / 'summary.json').read_text() == first
