@@ -22,7 +22,7 @@ import statistics
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int
 
 
 def wilson(successes: int | float, n: int | float,
@@ -89,7 +89,7 @@ def resample(values: Sequence[Bool[np.ndarray, 'C _'] |
     for i in members:
       total, sizes = per_problem(values[i], problems[i])
       sums.append(total)
-    times = _times(sizes.size, resamples, (seed, stream + 1, group)) * 1.
+    times = _times(sizes.size, resamples, (seed, stream + 1, group))
     drawn = times @ np.concatenate([*sums, sizes[None]]).T
     each = (drawn[:, :-1] / drawn[:, -1:]).reshape(
         resamples, len(members), -1)
@@ -174,9 +174,9 @@ def _crossed(problems):
   return list(groups.values())
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=6)  # 16 MB each for 1024 problems
 def _times(count: int, resamples: int, key: tuple[int, ...]
-           ) -> Integer[np.ndarray, 'S P']:
+           ) -> Float[np.ndarray, 'S P']:
   """How often each of `count` problems comes in each draw of `count`."""
   return np.random.default_rng(key).multinomial(
-      count, np.full(count, 1 / count), size=resamples).astype(np.uint16)
+      count, np.full(count, 1 / count), size=resamples).astype(float)

@@ -110,9 +110,14 @@ def common_steps(rows: list[dict], name: str) -> list[int]:
 
 def peak_step(rows: list[dict], name: str = 'ood') -> int | None:
   """The first step with the best pooled rate, of those all seeds have."""
-  steps = common_steps(rows, name)
-  points = {p['step']: p[name] for p in curve(rows, (name,))}
-  return max(steps, key=lambda s: points[s]['success'], default=None)
+  wins, hands = {}, {}
+  for row in rows:
+    if row['eval'] == name:
+      step = row['step']
+      wins[step] = wins.get(step, 0) + round(row['success'] * row['n'])
+      hands[step] = hands.get(step, 0) + row['n']
+  return max(common_steps(rows, name), key=lambda s: wins[s] / hands[s],
+             default=None)
 
 
 def solved(rows: list[dict], name: str, step: int | None) -> Solved:

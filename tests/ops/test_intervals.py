@@ -113,7 +113,7 @@ def test_crossed_seeds_meet_the_same_drawn_problems():
   assert others.std() == pytest.approx(np.sqrt(5 / 9) * one.std(), rel=.1)
 
 
-def nested(solved, problems, rng, resamples=400):
+def nested(solved, problems, rng, resamples=300):
   """The bootstrap that draws problems anew for every drawn seed."""
   drawn = np.array([[intervals.resample(
       [bits], [problems], resamples=resamples, stream=3 * slot + i)[:, 0]
@@ -128,20 +128,20 @@ def test_crossed_intervals_cover_and_nested_ones_do_not():
   rng = np.random.default_rng(0)
   problems = np.repeat(np.arange(40), 5)
   hits = {'crossed': 0, 'nested': 0, 'hands': 0}
-  trials = 150
+  trials = 100
   for _ in range(trials):
     ease = rng.beta(.3, .3, size=40)[problems]
     solved = [rng.random((1, 200)) < ease for _ in range(3)]
     for name, draws in (
         ('crossed', intervals.resample(
-            solved, [problems] * 3, resamples=400)[:, 0]),
+            solved, [problems] * 3, resamples=300)[:, 0]),
         ('hands', intervals.resample(
-            solved, [alone(200)] * 3, resamples=400)[:, 0]),
+            solved, [alone(200)] * 3, resamples=300)[:, 0]),
         ('nested', nested(solved, problems, rng))):
       low, high = intervals.quantiles(draws)
       hits[name] += low <= .5 <= high
   assert .90 <= hits['crossed'] / trials <= .98
-  assert hits['nested'] / trials < .85 and hits['hands'] / trials < .75
+  assert hits['nested'] / trials < .88 and hits['hands'] / trials < .80
 
 
 def test_a_difference_without_discordant_pairs_has_a_width():

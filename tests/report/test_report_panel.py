@@ -8,16 +8,18 @@ import pytest
 from rlft import report
 from rlft.ops import pass_at_k
 from rlft.report import (
-    branches,
-    edits,
-    heatmap,
-    optimisation,
-    page,
-    panel,
-    profile,
-    summary,
-    tables,
+  branches,
+  edits,
+  heatmap,
+  optimisation,
+  page,
+  panel,
+  profile,
+  summary,
+  tables,
 )
+
+SMALL = {'seeds': (0,), 'starts': {50: (.46, .36)}}
 
 
 def rewrite(path, change):
@@ -148,10 +150,10 @@ def test_rl_held_near_its_start_stands_beside_rl(study):
       ('rl', s) for s in (0, 50, 200, 300, 600)} | {('rl_kl', 200)}
 
 
-def test_another_objective_is_not_called_sft(study):
-  for seed in (0, 1):
-    (study / f'sft_{seed}' / 'config.json').write_text(
-        json.dumps({'objective': {'name': 'dft'}}))
+def test_another_objective_is_not_called_sft(make_study):
+  study = make_study(**SMALL)
+  (study / 'sft_0' / 'config.json').write_text(
+      json.dumps({'objective': {'name': 'dft'}}))
   text = report.write(study).read_text()
   found = json.loads((study / 'summary.json').read_text())
   assert found['sft']['objective'] == 'dft'
@@ -176,7 +178,8 @@ def test_a_trial_run_says_that_it_measures_nothing(make_study, study_of, said):
       '6 training steps measure nothing')
 
 
-def test_the_title_names_task_variant_and_size(study):
+def test_the_title_names_task_variant_and_size(make_study):
+  study = make_study(**SMALL)
   config = json.loads((study / 'config.json').read_text())
   (study / 'config.json').write_text(json.dumps(
       config | {'name': 'GeneralPoints, demo'}))
@@ -187,7 +190,8 @@ def test_the_title_names_task_variant_and_size(study):
           '0.87 M parameters</title>') in text
 
 
-def test_warnings_go_to_standard_error_too(study, capsys):
+def test_warnings_go_to_standard_error_too(make_study, capsys):
+  study = make_study(**SMALL)
   report.write(study)
   assert capsys.readouterr().err == ''
   path = study / 'rl_0_50' / 'evals.jsonl'
