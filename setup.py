@@ -13,7 +13,8 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=setuptools.find_packages(include=['rlft', 'rlft.*']),
-    package_data={'rlft': ['assets/*', 'report/*.html']},
+    package_data={'rlft': [
+        'assets/*', 'report/*.html', 'report/*.css', 'report/*.js']},
     install_requires=[
         'jax>=0.10,<0.12',
         'flax>=0.12,<0.14',

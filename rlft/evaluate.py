@@ -106,6 +106,9 @@ def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
       next(k for k in e.turns[-1].parts if k != 'number_field') for e in first)
   low, high = intervals.wilson(int(any_win.sum()), any_win.size)
   right = [e.turns[0].parts.get('number_field', math.nan) for e in first]
+  # Several independent samples: which of them solved what, for pass@k.
+  each = {'wins': [np.packbits(w).tobytes().hex() for w in wins]} if (
+      len(wins) > 1) else {}
   return {
       'n': int(any_win.size),
       'success': float(any_win.mean()),
@@ -113,7 +116,7 @@ def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
       'outcomes': {
           k: v / len(first) for k, v in sorted(outcomes.items())},
       'number_field': float(np.mean(right)),
-      'solved': np.packbits(any_win).tobytes().hex(),
+      'solved': np.packbits(any_win).tobytes().hex(), **each,
   }
 
 

@@ -67,13 +67,8 @@ def speeds(study_dir: Path, names: list[str]) -> str:
 
 
 def finish(study_dir: Path, done: dict) -> Path:
-  """Writes the report, and the time that it took."""
-  began = time.monotonic()
+  """Writes the report; it is no stage, so it is the same however often."""
   page = report.write(study_dir)
-  done['report'] = dict(
-      name='report', role='report', seed=0, from_step=None, finished=False,
-      seconds=time.monotonic() - began)
-  write_stages(study_dir, list(done.values()))
   progress.say(speeds(
       study_dir, [n for n, row in done.items() if row['role'] == 'sft']))
   return page

@@ -57,6 +57,7 @@ def test_an_oracle_succeeds_everywhere(scripted):
   assert row['low'] == pytest.approx(intervals.wilson(6, 6)[0])
   assert row['outcomes'] == {'correct': 1.0}
   assert row['solved'] == 'fc'  # six bits
+  assert 'wins' not in row  # there is one sample
   assert [s['outcome'] for s in samples] == ['correct'] * 6
 
 
@@ -93,6 +94,7 @@ def test_independent_tries_solve_what_any_of_them_solves(scripted):
            if task in half[call] else '1')
   row, _ = make(independent=2, temperature=1.0).run(None)
   assert row['success'] == 1 and row['solved'] == 'fc'
+  assert row['wins'] == ['e0', '1c']  # the first three, the last three
   assert row['outcomes'] == {'correct': 0.5, 'format': 0.5}  # of all answers
 
 

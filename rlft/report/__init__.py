@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import sys
 
 from rlft.report import page, provenance, summary, tables
 
@@ -10,7 +11,8 @@ def write(study_dir: str | os.PathLike) -> pathlib.Path:
   """Writes summary.json and report.html into the study; the page's path.
 
   Each file is replaced whole, and neither before both are made. Stages that
-  were not run are shown as such. ValueError if there is no such directory.
+  were not run are shown as such. What was wrong with the study's files is
+  said on standard error too. ValueError if there is no such directory.
   """
   folder = pathlib.Path(study_dir)
   found = tables.read(folder)
@@ -20,6 +22,8 @@ def write(study_dir: str | os.PathLike) -> pathlib.Path:
   _replace(folder / 'summary.json',
            json.dumps(numbers, indent=2, allow_nan=False) + '\n')
   _replace(folder / 'report.html', text)
+  for warning in numbers['warnings']:
+    print(f'rlft: warning: {warning}', file=sys.stderr)
   return folder / 'report.html'
 
 

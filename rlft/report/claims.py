@@ -3,7 +3,12 @@
 A claim is tested by a function of the study's tables. None is bound to a
 verdict: `not tested` says what the study lacks.
 """
-from rlft.report import claims_of_rl, claims_of_sft, claims_of_weights
+from rlft.report import (
+    claims_of_rl,
+    claims_of_sft,
+    claims_of_weights,
+    statistics,
+)
 from rlft.report.tables import Tables
 
 CLAIMS = tuple(sorted(
@@ -12,10 +17,15 @@ CLAIMS = tuple(sorted(
 
 
 def table(tables: Tables) -> list[dict]:
-  """One row per claim: number, claim, accept_rule, measured, ...."""
-  rows = []
+  """One row per claim: number, claim, accept_rule, measured, ....
+
+  Where the study trained with another objective than SFT, what was measured
+  is said of that one.
+  """
+  rows, name = [], statistics.method(tables)
   for claim in CLAIMS:
     found = claim.test(tables)
+    found = found._replace(why=found.why.replace('SFT', name))
     rows.append({'number': claim.number, 'claim': claim.claim,
                  'accept_rule': claim.accept} | found._asdict())
   return rows

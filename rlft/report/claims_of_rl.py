@@ -1,18 +1,22 @@
 """Claims 6 to 12: what reinforcement learning does from each start.
 
-Starts are named by where they lie in the SFT run: *early* up to its OOD peak
-or a fifth of its steps, *late* from three quarters on, *middle* between (the
-base paper's windows: 300, 420 and 1200 of 1600 steps).
+Starts are named by where they lie in the SFT run (see PLACES; the base paper's
+windows: 300, 420 and 1200 of 1600 steps).
 """
 import numpy as np
 
-from rlft.report import statistics, verdicts
+from rlft.report import pairs, statistics, verdicts
 from rlft.report.tables import Tables
 from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
 NO_RL = 'no RL run'
 WINDOW = (.4, .8)  # ID rate of a start from which RL is said to work
 PEAKED = 'SFT has lost no OOD success before these starts'
+PLACES = {
+    'base': 'step 0',
+    'early': 'up to the OOD peak or a fifth of the SFT steps',
+    'middle': 'after that and before three quarters of the SFT steps',
+    'late': 'from three quarters of the SFT steps on'}
 
 
 def places(tables: Tables) -> dict[str, list[int]]:
@@ -36,7 +40,7 @@ def effect(tables: Tables, starts: list[int], name: str = 'ood',
   ends = [statistics.rl_end(tables, s, name) for s in starts]
   begins = [statistics.rl_start(tables, s, name) for s in starts]
   weights = [1 / len(starts)] * len(starts) + [-1 / len(starts)] * len(starts)
-  return statistics.contrast(ends + begins, weights, confidence=confidence)
+  return pairs.contrast(ends + begins, weights, confidence=confidence)
 
 
 def each(tables: Tables, starts: list[int]) -> str:
@@ -51,7 +55,7 @@ def _placed(tables, place):
     return None, NO_RL
   starts = places(tables)[place]
   if not starts:
-    return None, f'no RL run from a {place} checkpoint'
+    return None, f'no RL run from a {place} checkpoint ({PLACES[place]})'
   found = effect(tables, starts)
   if found is None:
     return None, f'RL from {starts} has no hands in common with its start'
@@ -86,26 +90,28 @@ def below_sft_peak(tables: Tables) -> Finding:
     return not_tested(NO_RL)
   ends = {s: statistics.rl_end(tables, s, 'ood') for s in starts}
   ends = {s: end for s, end in ends.items() if end}
-  best = statistics.best_elsewhere(ends)
-  gain = statistics.contrast(
+  best = pairs.best_elsewhere(ends)
+  gain = pairs.contrast(
       [best, statistics.sft_peak(tables)], [1, -1], confidence=.9)
   if gain is None:
     return not_tested('RL and the SFT peak have no hands in common')
   return judged(
       gain['high'] < verdicts.MARGIN, gain, 'difference of rates',
-      f'best of {len(ends)} RL runs minus the SFT peak (90 % interval: the '
-      'test is one-sided)')
+      f'best of {len(ends)} RL ends minus the best SFT step, both '
+      'cross-fitted: chosen on one half of the problems, scored on the other '
+      '(90 % interval: the test is one-sided)')
 
 
 def recovery(tables: Tables) -> Finding:
   starts = statistics.starts(tables) and places(tables)['middle']
   if not starts:
-    return not_tested('no RL run from a middle checkpoint')
+    return not_tested(
+        f'no RL run from a middle checkpoint ({PLACES["middle"]})')
   ends = [statistics.rl_end(tables, s, 'ood') for s in starts]
   begins = [statistics.rl_start(tables, s, 'ood') for s in starts]
   top = statistics.sft_peak(tables)
   k = len(starts)
-  fraction = statistics.ratio(
+  fraction = pairs.ratio(
       [*ends, *begins, top], [1] * k + [-1] * k + [0],
       [0] * k + [-1] * k + [k])
   if fraction is None:
@@ -114,7 +120,8 @@ def recovery(tables: Tables) -> Finding:
   return judged(
       fraction['mean'] >= .75 and fraction['low'] > .5, fraction,
       'recovered fraction',
-      'share of the OOD success lost since the SFT peak that RL brings back; '
+      'share of the OOD success lost since the cross-fitted SFT peak that RL '
+      'brings back; '
       f'starts: {", ".join(map(str, starts))}')
 
 
@@ -175,7 +182,8 @@ def _runs(tables):
       if change and begins is not None:
         logged = [m for m in one['metrics'] if m['role'] == 'rl' and
                   m['from_step'] == start][:10]
-        runs.append({'id': float(begins.mean()), 'change': change['mean'],
+        runs.append({'id': float(begins.solved.mean()),
+                     'change': change['mean'],
                      'entropy': statistics.mean_over_rows(
                          logged, 'advantage_entropy')})
   return runs
@@ -194,17 +202,20 @@ def _left_out(columns, target):
 
 CLAIMS = (
     Claim(6, 'RL from a middle SFT checkpoint raises OOD success',
-          'RL end minus start, meaned over middle starts, is above 0.',
+          'RL end minus start, meaned over middle starts (after the OOD peak '
+          'and a fifth of the SFT steps, before three quarters), is above 0.',
           middle_raises),
     Claim(7, 'RL from an early checkpoint lowers OOD success',
-          'RL end minus start, meaned over early starts, is below 0.',
+          'RL end minus start, meaned over early starts (up to the OOD peak or '
+          'a fifth of the SFT steps), is below 0.',
           early_lowers),
     Claim(8, 'RL cannot rescue a late checkpoint',
-          'RL end minus start, meaned over late starts, is below two points '
-          '(upper end).', late_not_rescued),
+          'RL end minus start, meaned over late starts (from three quarters '
+          'of the SFT steps on), is below two points (upper end).',
+          late_not_rescued),
     Claim(9, 'RL never exceeds the SFT peak: early stopping is as good',
           'The best RL end minus the SFT peak is below two points (upper end, '
-          'one-sided 95 %; both chosen on the other half of the hands).',
+          'one-sided 95 %; both chosen on the other half of the problems).',
           below_sft_peak),
     Claim(10, 'RL recovers 75 to 99 % of the OOD success that SFT lost',
           'The recovered fraction over middle starts is at least 0.75 and its '

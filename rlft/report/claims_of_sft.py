@@ -1,11 +1,14 @@
 """Claims 1 to 5 and 20: what supervised fine-tuning does to ID and OOD."""
 from rlft.ops import intervals
-from rlft.report import statistics, verdicts
+from rlft.report import pairs, statistics, verdicts
 from rlft.report.tables import Tables
 from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
 NO_SFT = 'no SFT run with two evaluated steps and solved hands'
 FEW = 30  # hands: fewer leave a conditional rate undecided
+LAST = 'the peak is the last step: nothing can have fallen since'
+FITTED = ('the cross-fitted peak (each half of the problems scored at the '
+          'step that is best on the other half')
 
 
 def rises_then_falls(tables: Tables) -> Finding:
@@ -14,20 +17,23 @@ def rises_then_falls(tables: Tables) -> Finding:
   top = statistics.sft_peak(tables)
   if len(steps) < 2 or not top:
     return not_tested(NO_SFT)
-  rise = statistics.difference(top, statistics.solved(rows, 'ood', steps[0]))
-  fall = statistics.difference(top, statistics.solved(rows, 'ood', steps[-1]))
+  rise = pairs.difference(top, statistics.solved(rows, 'ood', steps[0]))
+  fall = pairs.difference(top, statistics.solved(rows, 'ood', steps[-1]))
   peak = statistics.peak_step(rows)
+  if peak == steps[-1]:
+    return not_tested(f'{LAST} (step {peak}); cross-fitted rise since step '
+                      f'{steps[0]} {points(rise)}')
   return judged(
       rise['low'] > 0 and fall['low'] > 0, fall, 'difference of rates',
-      f'fall from the peak (step {peak}) to step {steps[-1]}; rise since step '
-      f'{steps[0]} {points(rise)}')
+      f'fall from {FITTED}; pooled, it is step {peak}) to step {steps[-1]}; '
+      f'rise to it since step {steps[0]} {points(rise)}')
 
 
 def id_climbs(tables: Tables) -> Finding:
   rows = statistics.rows_of(tables, 'sft')
   steps = statistics.common_steps(rows, 'id')
   at = {step: statistics.solved(rows, 'id', step) for step in steps}
-  gain = len(steps) > 1 and statistics.difference(at[steps[-1]], at[steps[0]])
+  gain = len(steps) > 1 and pairs.difference(at[steps[-1]], at[steps[0]])
   if not gain:
     return not_tested(NO_SFT)
   rate = {p['step']: p['id']['success'] for p in
@@ -35,20 +41,22 @@ def id_climbs(tables: Tables) -> Finding:
   dips = []
   for i, step in enumerate(steps[1:], start=1):
     earlier = max(steps[:i], key=rate.get)
-    dip = statistics.difference(
+    dip = pairs.difference(
         at[step], at[earlier], confidence=1 - .05 / (len(steps) - 1))
     if dip:
       dips.append((dip['high'], step, earlier, dip))
-  worst = min(dips)
+  worst = min(dips, key=lambda found: found[:3])
+  fell = worst[3]['mean'] < 0
   seen = statistics.curve(rows, ('id_seen',))
   also = '' if not seen else (
       f'; on seen hands {verdicts.percent(seen[0]["id_seen"]["success"])} → '
       f'{verdicts.percent(seen[-1]["id_seen"]["success"])}')
   return judged(
       gain['low'] > 0 and worst[0] >= 0, gain, 'difference of rates',
-      f'from step {steps[0]} to {steps[-1]} on held-out hands; deepest dip: '
-      f'step {worst[1]} against {worst[2]} {points(worst[3])}'
-      f'{also}')
+      f'from step {steps[0]} to {steps[-1]} on held-out hands; '
+      f'{"deepest dip" if fell else "no step dips; nearest to one"}: step '
+      f'{worst[1]} against {worst[2]}, the best before it, {points(worst[3])} '
+      f'({100 * (1 - .05 / (len(steps) - 1)):.1f} % interval){also}')
 
 
 def rise_is_format(tables: Tables) -> Finding:
@@ -58,14 +66,13 @@ def rise_is_format(tables: Tables) -> Finding:
   top = statistics.sft_peak(tables)
   if len(steps) < 2 or not top:
     return not_tested(NO_SFT)
-  rise = statistics.difference(top, statistics.solved(rows, 'ood', steps[0]))
+  rise = pairs.difference(top, statistics.solved(rows, 'ood', steps[0]))
   if rise['low'] <= 0:
     return not_tested(
         f'there is no rise to explain: {points(rise)} from step {steps[0]} '
-        'to the peak')
-  counts = {s: statistics.outcome_counts(rows, 'ood', s) for s in steps}
-  valid = {s: (round(c.get('correct', 0)),
-               round(sum(c.values()) - c.get('format', 0)))
+        f'to {FITTED})')
+  counts = {s: statistics.effective_counts(rows, 'ood', s) for s in steps}
+  valid = {s: (c.get('correct', 0.), sum(c.values()) - c.get('format', 0.))
            for s, c in counts.items()}
   first = next((s for s in steps if valid[s][1] >= FEW), None)
   if first is None or first >= peak:
@@ -76,8 +83,9 @@ def rise_is_format(tables: Tables) -> Finding:
   given = {'mean': mean, 'low': low, 'high': high}
   return judged(
       low <= 0, given, 'difference of rates',
-      f'rise among replies of valid format from step {first} to the peak '
-      f'(step {peak}); among all replies {points(rise)} from step {steps[0]}')
+      f'rise among replies of valid format from step {first} to the pooled '
+      f'peak (step {peak}); among all replies {points(rise)} from step '
+      f'{steps[0]} to {FITTED})')
 
 
 def rule_lock_in(tables: Tables) -> Finding:
@@ -90,20 +98,23 @@ def rule_lock_in(tables: Tables) -> Finding:
     return not_tested('OOD peaks at the last step: nothing was forgotten')
   failed = {}
   for step in (peak, steps[-1]):
-    counts = statistics.outcome_counts(rows, 'ood', step)
-    failed[step] = (round(counts.get('lock_in', 0)),
-                    round(sum(counts.values()) - counts.get('correct', 0)))
+    counts = statistics.effective_counts(rows, 'ood', step)
+    failed[step] = (counts.get('lock_in', 0.),
+                    sum(counts.values()) - counts.get('correct', 0.))
     if failed[step][1] < FEW:
-      return not_tested(f'fewer than {FEW} failures at step {step}')
-  locked, failures = failed[steps[-1]]
-  low, high = intervals.wilson(locked, failures)
-  share = {'mean': locked / failures, 'low': low, 'high': high}
-  mean, low, high = intervals.newcombe(locked, failures, *failed[peak])
+      return not_tested(f'fewer than {FEW} independent failures at step {step}')
+  low, high = intervals.wilson(*failed[steps[-1]])
+  share = {'mean': failed[steps[-1]][0] / failed[steps[-1]][1],
+           'low': low, 'high': high}
+  mean, low, high = intervals.newcombe(*failed[steps[-1]], *failed[peak])
   rise = {'mean': mean, 'low': low, 'high': high}
+  counts = statistics.outcome_counts(rows, 'ood', steps[-1])
+  locked = round(counts.get('lock_in', 0))
+  failures = round(sum(counts.values()) - counts.get('correct', 0))
   return judged(
       share['low'] > .5 and low > 0, share, 'share',
       f'of {failures} OOD failures at step {steps[-1]}, {locked} are right '
-      f'under the ID rule; {points(rise)} since the peak (step {peak})')
+      f'under the ID rule; {points(rise)} since the pooled peak (step {peak})')
 
 
 def loss_misses_peak(tables: Tables) -> Finding:
@@ -119,16 +130,17 @@ def loss_misses_peak(tables: Tables) -> Finding:
   step = best['reference_nll']
   if step is None:
     return not_tested('the OOD reference NLL was not measured')
-  lost = statistics.difference(
+  lost = pairs.difference(
       statistics.sft_peak(tables), statistics.solved(rows, 'ood', step))
   if lost is None:
     return not_tested(NO_SFT)
+  peak = statistics.peak_step(rows)
+  same = ', the same' if step == peak else ''
   return judged(
-      lost['low'] > 0, lost, 'difference of rates',
-      f'OOD success peaks at step {statistics.peak_step(rows)}, the OOD NLL '
-      f'of the oracle is least at step {step} (number field: '
-      f'{best["number_nll"]}); the difference is what choosing by loss gives '
-      'up')
+      step != peak and lost['low'] > 0, lost, 'difference of rates',
+      f'pooled OOD success peaks at step {peak}, the OOD NLL of the oracle is '
+      f'least at step {step}{same} (number field: {best["number_nll"]}); the '
+      f'number is what choosing by loss gives up against {FITTED})')
 
 
 def diversity_prevents(tables: Tables) -> Finding:
@@ -136,19 +148,21 @@ def diversity_prevents(tables: Tables) -> Finding:
   for role in ('sft', 'sft_mixed'):
     rows = statistics.rows_of(tables, role)
     steps = statistics.common_steps(rows, 'ood')
-    top = statistics.best_elsewhere(
+    top = pairs.best_elsewhere(
         {s: statistics.solved(rows, 'ood', s) for s in steps})
     if len(steps) < 2 or not top:
       return not_tested(
           'no SFT run on mixed face rules (a stage with variant mixed_rules)'
           if role == 'sft_mixed' else NO_SFT)
-    falls[role] = statistics.difference(
+    falls[role] = pairs.difference(
         top, statistics.solved(rows, 'ood', steps[-1]))
+    if role == 'sft' and statistics.peak_step(rows) == steps[-1]:
+      return not_tested(f'under one rule {LAST} (step {steps[-1]})')
   mixed = falls['sft_mixed']
   return judged(
       falls['sft']['low'] > 0 and mixed['high'] < verdicts.MARGIN, mixed,
       'difference of rates',
-      'fall of OOD from its peak under mixed rules; under one rule '
+      f'fall of OOD under mixed rules from {FITTED}); under one rule '
       f'{points(falls["sft"])}')
 
 
@@ -156,20 +170,22 @@ CLAIMS = (
     Claim(1, 'OOD success rises, then falls during SFT',
           'The OOD peak is above both the first and the last checkpoint '
           '(intervals above 0; the peak is chosen on the other half of the '
-          'hands).', rises_then_falls),
+          'problems).', rises_then_falls),
     Claim(2, 'ID success climbs monotonically meanwhile',
           'Last minus first checkpoint is above 0 and no checkpoint is below '
           'the best earlier one (95 % over all checkpoints, Bonferroni).',
           id_climbs),
     Claim(3, 'The early OOD rise is format learning',
           'OOD rises to its peak, but not among replies of valid format '
-          '(that difference is not above 0; Newcombe interval).',
+          '(that difference is not above 0; Newcombe interval at the '
+          'effective number of hands).',
           rise_is_format),
     Claim(4, 'OOD forgetting is rule lock-in: failures become right under '
           'the ID rule',
           'At the last checkpoint more than half of the OOD failures are '
-          'right under the ID rule (Wilson interval above 50 %) and the share '
-          'rose since the peak.', rule_lock_in),
+          'right under the ID rule (Wilson interval at the effective number '
+          'of hands above 50 %) and the share rose since the peak.',
+          rule_lock_in),
     Claim(5, 'The loss does not locate the OOD peak',
           'The checkpoint of least OOD NLL of the oracle is below the OOD '
           'peak (peak minus it above 0).', loss_misses_peak),

@@ -1,7 +1,7 @@
 """Claims 13 to 19: what happens to the weights, and what undoes it."""
 import numpy as np
 
-from rlft.report import edits, statistics, verdicts
+from rlft.report import edits, pairs, statistics, verdicts
 from rlft.report.tables import Tables
 from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
@@ -21,10 +21,12 @@ def values_hardly_change(tables: Tables) -> Finding:
   largest = [float(np.max(s['value_shift']))
              for s in statistics.about(tables['spectra'], 'sft')
              if np.size(s.get('value_shift', ()))]
-  also = f', largest of any direction {max(largest):.4f}' if largest else ''
+  also = (f'; the one value that changes most does so by {max(largest):.3g} '
+          'times itself') if largest else ''
   return judged(
       found['high'] < 0, found, 'relative change',
-      f'measured minus null; measured {shift:.4f}, null {null:.4f}{also}')
+      'mean |change| / value over the leading 20 % of the values, measured '
+      f'minus null; measured {shift:.4f}, null {null:.4f}{also}')
 
 
 def edges_rotate(tables: Tables) -> Finding:
@@ -44,18 +46,20 @@ def edges_rotate(tables: Tables) -> Finding:
     for name, part in parts.items():
       level[name].append(angle[:, part].mean())
     for name, found in ends.items():
-      found += [(row['seed'], float(v)) for v in over[name] - over['middle']]
+      found += [(row['seed'], f'{row["module"]} {layer}', float(gap))
+                for layer, gap in enumerate(over[name] - over['middle'])]
   if not ends['leading']:
     return not_tested('no rotation of single directions (rotation.npz)')
-  found = {name: statistics.mean(pairs) for name, pairs in ends.items()}
+  found = {name: pairs.mean(gaps) for name, gaps in ends.items()}
   least = min(found.values(), key=lambda f: f['low'])
   degrees = ', '.join(f'{name} {np.degrees(np.mean(values)):.0f}°'
                       for name, values in level.items())
   return judged(
       least['low'] > 0, least, 'radians',
-      f'mean angle of a direction: {degrees}; over the null, against the '
-      f'middle: leading {verdicts.plain(found["leading"])}, trailing '
-      f'{verdicts.plain(found["trailing"])} rad')
+      f'mean angle of a direction: {degrees}; angle over its null, minus '
+      f'that of the middle 80 %: leading tenth '
+      f'{verdicts.plain(found["leading"])}, trailing tenth '
+      f'{verdicts.plain(found["trailing"])} rad; the number is the smaller')
 
 
 def rotation_dominates(tables: Tables) -> Finding:
@@ -81,7 +85,7 @@ def values_are_a_no_op(tables: Tables) -> Finding:
   if none is None or not tried:
     return not_tested(NO_RESTORATION if none is None else
                       'no edit restores singular values only')
-  changes = {e.label: statistics.difference(
+  changes = {e.label: pairs.difference(
       e.solved('ood'), none.solved('ood')) for e in tried}
   changes = {label: c for label, c in changes.items() if c}
   if not changes:
@@ -110,19 +114,25 @@ def directions_recover(tables: Tables) -> Finding:
   others = [e.label for e in found.values()
             if e.control and e.label not in along and e.name != 'noise' and
             e is not edits.base_end(found)]
-  over = drawn and len(along) > 1 and edits.over_controls(
-      drawn, edit.label, along=along, controls=[
-          name for name in others if name in drawn.labels])
-  if fraction is None or not over:
+  if fraction is None or drawn is None or len(along) < 2:
     return not_tested(NO_LOSS if fraction is None else
                       'no interpolation control on the same hands')
-  loss = statistics.difference(
+  over = edits.over_controls(
+      drawn, edit.label, along=along, controls=[
+          name for name in others if name in drawn.labels])
+  if over is None:
+    return not_tested(
+        f'`{edit.label}` is {edits.APART}; it recovers '
+        f'{verdicts.plain(fraction)} of the loss since the cross-fitted SFT '
+        f'peak{_against_matched(found, edit)}')
+  loss = pairs.difference(
       edit.solved('id'), edits.untouched(found).solved('id'))
   return judged(
       fraction['mean'] >= .7 and fraction['low'] > .5 and over['low'] > 0,
       fraction, 'recovered fraction',
-      f'`{edit.label}`; it changes ID by {points(loss)}; OOD over the best '
-      f'control at equal ID {points(over)}')
+      f'`{edit.label}`, share of the loss since the cross-fitted SFT peak; '
+      f'it changes ID by {points(loss)}; OOD over the best control at equal '
+      f'ID {points(over)}{_against_matched(found, edit)}')
 
 
 def first_quarter_suffices(tables: Tables) -> Finding:
@@ -138,7 +148,7 @@ def first_quarter_suffices(tables: Tables) -> Finding:
   fraction = _recovered(tables, edits.untouched(found), first)
   if fraction is None:
     return not_tested(NO_LOSS)
-  gaps = {e.label: statistics.difference(
+  gaps = {e.label: pairs.difference(
       first.solved('ood'), e.solved('ood'))
       for e in blocks.values() if e is not first}
   if None in gaps.values():
@@ -150,8 +160,9 @@ def first_quarter_suffices(tables: Tables) -> Finding:
   return judged(
       fraction['mean'] >= .7 and fraction['low'] > .5 and
       gaps[label]['low'] > 0, fraction, 'recovered fraction',
-      f'`{first.label}`; OOD over the next best block (`{label}`) '
-      f'{points(gaps[label])}; distance moved by block {sizes}')
+      f'`{first.label}`, share of the loss since the cross-fitted SFT peak; '
+      f'OOD over the next best block (`{label}`) {points(gaps[label])}; '
+      f'distance moved by block {sizes}{_against_matched(found, first)}')
 
 
 def imposing_removes_gain(tables: Tables) -> Finding:
@@ -164,20 +175,33 @@ def imposing_removes_gain(tables: Tables) -> Finding:
   if edit is None or none is None or drawn is None or len(along) < 2:
     return not_tested('no restoration stage imposes SFT directions on an RL '
                       'checkpoint, with its interpolation control')
-  change = statistics.difference(edit.solved('ood'), none.solved('ood'))
+  change = pairs.difference(edit.solved('ood'), none.solved('ood'))
   over = edits.over_controls(
       edits.mirrored(drawn), edit.label, along=along)
-  if change is None or over is None:
+  if change is None:
     return not_tested('the edits have no solved hands in common')
+  if over is None:
+    return not_tested(f'`{edit.label}` is {edits.APART}; it changes OOD by '
+                      f'{points(change)}')
   return judged(
       change['high'] < 0 and over['low'] > 0, change, 'difference of rates',
       f'change of the OOD of RL under `{edit.label}`; it removes '
       f'{points(over)} more than interpolation at equal ID')
 
 
+def _against_matched(found, edit):
+  """What controls that go as far as the edit leave of it, in words."""
+  words = {'interpolate': 'interpolation'}
+  gaps = [(words.get(control.name, control.name), *(pairs.difference(
+      edit.solved(split), control.solved(split)) for split in ('ood', 'id')))
+      for control in edits.matched(found, edit)]
+  return ''.join(f'; over {name} of the same distance OOD {points(ood)}, ID '
+                 f'{points(kept)}' for name, ood, kept in gaps)
+
+
 def _recovered(tables, none, edit):
   """The share of the OOD success lost since the SFT peak that is back."""
-  return statistics.ratio(
+  return pairs.ratio(
       [edit.solved('ood'), none.solved('ood'), statistics.sft_peak(tables)],
       [1, -1, 0], [0, -1, 1])
 

@@ -2,7 +2,7 @@
 from typing import Any
 
 from rlft.report import statistics
-from rlft.report.tables import Tables
+from rlft.report.tables import RL, Tables
 
 LABELS = {'id': 'ID', 'ood': 'OOD'}
 
@@ -14,24 +14,23 @@ def figure(tables: Tables) -> dict[str, Any] | None:
   if not points:
     return None
   branches = []
-  for start in statistics.starts(tables):
-    runs = statistics.rows_of(tables, 'rl', start)
-    origin = [p | {'step': 0} for p in points if p['step'] == start]
-    curve = statistics.curve(runs)
-    if not curve or curve[0]['step'] > 0:
-      curve = origin + curve
-    for key in LABELS:
-      branches.append({'key': key, 'from_step': start, 'points': _points(
-          curve, key, start)})
+  for role in RL:
+    for start in statistics.starts(tables, role):
+      runs = statistics.rows_of(tables, role, start)
+      origin = [p | {'step': 0} for p in points if p['step'] == start]
+      curve = statistics.curve(runs)
+      if not curve or curve[0]['step'] > 0:
+        curve = origin + curve
+      branches += [{'key': key, 'role': role, 'from_step': start,
+                    'points': _points(curve, key, start)} for key in LABELS]
   each = [statistics.curve([r for r in rows if r['seed'] == seed])
           for seed in statistics.seeds(tables)]
-  spread = '' if len(each) < 2 else (
-      ' pooled over seeds; thin lines: single seeds, whose spread the bands '
-      'leave out')
+  spread = '' if len(each) < 2 else '; thin lines: single seeds'
+  word = statistics.method(tables)
   return {
-      'title': 'Success over SFT steps, and RL from each start',
-      'note': f'{count(points)}; bands and bars: Wilson 95 % intervals on '
-              f'counts{spread}. RL is drawn at start + update.',
+      'title': f'Success over {word} steps, and RL from each start',
+      'note': f'{count(points)}; bands and bars: {interval(tables)}{spread}. '
+              'RL is drawn at start + update.',
       'peak': statistics.peak_step(rows),
       'series': [{
           'key': key, 'label': label, 'points': _points(points, key),
@@ -42,20 +41,33 @@ def figure(tables: Tables) -> dict[str, Any] | None:
 
 def drawn(seeds: int) -> str:
   """What a bootstrap draws again."""
-  return 'seeds and hands' if seeds > 1 else 'hands'
+  return 'problems and seeds' if seeds > 1 else 'problems'
+
+
+def interval(tables: Tables) -> str:
+  """Which interval the figures draw around a rate, in words."""
+  rows = tables['evals'] or tables['restoration']
+  if any(r.get('problems', r.get('ood_problems')) is None for r in rows):
+    return 'Wilson 95 % intervals (every hand counts as independent)'
+  seeds = len(statistics.seeds(tables))
+  return f'95 % bootstrap intervals over {drawn(seeds)}'
 
 
 def count(curve: list[dict], key: str = 'ood') -> str:
-  """How many hands a point stands on, in words."""
+  """How many hands and problems a point stands on, in words."""
   splits = [p[key] for p in curve if p.get(key)]
   if not splits:
     return 'n not recorded'
-  seeds = {s['seeds'] for s in splits}
-  sizes = {s['n'] // s['seeds'] for s in splits}
-  hands = ' to '.join(str(n) for n in sorted({min(sizes), max(sizes)}))
-  runs = ' to '.join(str(n) for n in sorted({min(seeds), max(seeds)}))
-  plural = '' if runs == '1' else 's'
-  return f'n = {hands} hands per point and seed, {runs} seed{plural}'
+  every = [p[name] for p in curve for name in ('id', 'ood') if p.get(name)]
+  found = {s['problems'] for s in every} - {None}
+  problems = f' ({_span(found)} problems)' if found else ''
+  runs = _span({s['seeds'] for s in splits})
+  return (f'n = {_span({s["n"] // s["seeds"] for s in splits})} hands'
+          f'{problems} per point and seed, {runs} seed' + 's' * (runs != '1'))
+
+
+def _span(values):
+  return ' to '.join(str(n) for n in sorted({min(values), max(values)}))
 
 
 def _points(curve, key, offset=0):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlft.report import curves, statistics
-from rlft.report.tables import Tables
+from rlft.report.tables import RL, Tables
 
 KEEP = 200  # points of a line on the page
 SOURCES = {  # column -> what it is
@@ -22,17 +22,17 @@ def figure(tables: Tables) -> dict[str, Any] | None:
   measured = any(r.get('kl_to_base') is not None for r in tables['evals'])
   column = 'kl_to_base' if measured else 'kl'
   lines = [_line(tables, 'sft', None, column)]
-  lines += [_line(tables, 'rl', start, column)
-            for start in statistics.starts(tables)]
+  lines += [_line(tables, role, start, column) for role in RL
+            for start in statistics.starts(tables, role)]
   lines = [line for line in lines if line['points']]
   if not lines:
     return None
   sft = statistics.curve(statistics.rows_of(tables, 'sft'))
   return {'title': f'{SOURCES[column].split(" on ")[0]}, and OOD success '
                    'against it',
-          'note': f'{curves.count(sft)} for OOD success; bars: Wilson 95 % '
-                  f'intervals. {SOURCES[column]}, in nats per token, meaned '
-                  'over seeds; it has no interval.',
+          'note': f'{curves.count(sft)} for OOD success; bars: '
+                  f'{curves.interval(tables)}. {SOURCES[column]}, in nats '
+                  'per token, meaned over seeds; it has no interval.',
           'lines': lines}
 
 

@@ -3,19 +3,22 @@
 An edit changes the weights of one checkpoint toward another. Its OOD regain
 and ID loss are paired differences to `none` (the checkpoint unedited). Any
 step toward the base trades ID for OOD, so the regain that counts is the one
-over the interpolation path *at the same ID rate*.
+over the interpolation path *at the same ID rate*, where that path has edits of
+more and of less ID; and the one over controls that go exactly as far.
 """
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from rlft.ops import intervals
-from rlft.report import statistics
+from rlft.report import pairs, statistics
 
 DISTANCES = ('distance_to_sft', 'distance_to_base')
+BRACKETED = .975  # of the draws
+APART = 'not comparable at equal ID: no control has more and another less'
 
 
 class Edit(NamedTuple):
@@ -27,9 +30,11 @@ class Edit(NamedTuple):
   control: bool
   rows: dict[int, dict]  # by seed
 
-  def solved(self, split: str) -> statistics.Solved:
-    return {seed: row[f'{split}_solved'] for seed, row in self.rows.items()
-            if row[f'{split}_solved'] is not None}
+  def solved(self, split: str) -> pairs.Solved:
+    return {seed: pairs.Hands(
+        row[f'{split}_solved'], row[f'{split}_problems'])
+        for seed, row in self.rows.items()
+        if row[f'{split}_solved'] is not None}
 
   def distance(self, name: str) -> float | None:
     return statistics.mean_over_rows(self.rows.values(), name)
@@ -40,8 +45,7 @@ class Draws(NamedTuple):
   labels: list[str]
   means: dict[str, Float[np.ndarray, '1 C']]  # split -> the rates themselves
   rates: dict[str, Float[np.ndarray, 'S C']]
-  seeds: list[int]
-  hands: dict[str, int]
+  shared: dict[str, pairs.Shared]
 
 
 def edits(rows: list[dict]) -> dict[str, Edit]:
@@ -91,12 +95,24 @@ def base_end(found: dict[str, Edit]) -> Edit | None:
 
 
 def path(found: dict[str, Edit]) -> list[str]:
-  """The interpolation control from the unedited checkpoint to the base."""
-  steps = [(amount(e), e.label) for e in found.values()
-           if e.name == 'interpolate' and set(e.options) == {''} and
-           amount(e) is not None]
+  """The interpolation control from the unedited checkpoint to the base.
+
+  Every interpolation of all edited weights lies on it, however its step was
+  named (an amount, a distance, another edit's distance): they are ordered by
+  the distance that they went.
+  """
+  steps = [(e.distance('distance_to_sft'), e.label) for e in found.values()
+           if e.name == 'interpolate' and
+           set(e.options) <= {'', 'distance', 'match'}]
   start = [(0., 'none')] if 'none' in found else []
-  return [label for _, label in sorted(start + steps)]
+  return [label for _, label in sorted(
+      start + [step for step in steps if step[0] is not None])]
+
+
+def matched(found: dict[str, Edit], edit: Edit) -> list[Edit]:
+  """The controls that go exactly as far as an edit."""
+  word = edit.label.replace(' ', ':')
+  return [e for e in found.values() if e.options.get('match') == word]
 
 
 def draw(found: dict[str, Edit]) -> Draws | None:
@@ -104,41 +120,48 @@ def draw(found: dict[str, Edit]) -> Draws | None:
   every = {seed for edit in found.values() for seed in edit.rows}
   labels = [e.label for e in found.values()
             if set(e.solved('id')) == set(e.solved('ood')) == every]
-  stacks = {split: statistics.paired(
+  shared = {split: pairs.together(
       [found[label].solved(split) for label in labels])
       for split in ('id', 'ood')} if labels else {}
-  if not stacks or not stacks['id'][0] or (
-      stacks['id'][0] != stacks['ood'][0]):
+  if not shared or None in shared.values() or (
+      shared['id'].seeds != shared['ood'].seeds):
     return None
   return Draws(
-      labels,
-      {name: np.mean([b.mean(axis=1) for b in bits], axis=0)[None]
-       for name, (_, bits) in stacks.items()},
-      {name: intervals.resample(bits, stream=stream)
-       for stream, (name, (_, bits)) in enumerate(stacks.items())},
-      stacks['id'][0],
-      {name: int(sum(b.shape[1] for b in bits))
-       for name, (_, bits) in stacks.items()})
+      labels, {name: s.means[None] for name, s in shared.items()},
+      {name: intervals.resample(s.solved, s.problems, stream=stream)
+       for stream, (name, s) in enumerate(shared.items())}, shared)
 
 
 def over_controls(drawn: Draws, label: str, *, along: Sequence[str],
                   controls: Sequence[str] = (),
                   confidence: float = .95) -> dict | None:
-  """OOD of an edit over the best control of at least its ID, paired."""
+  """OOD of an edit over the best control at its ID, paired.
+
+  None where it is not comparable: where the controls' own rates, or those of
+  more than 2.5 % of the draws, leave the edit's ID outside their range.
+  """
   if label not in drawn.labels or not along or not {
       *along, *controls} <= set(drawn.labels):
     return None
   place = drawn.labels.index
-  gains = []
+  which = {'path': [place(name) for name in along],
+           'points': [place(name) for name in controls]}
+  gains, inside = [], []
   for rates in (drawn.means, drawn.rates):
-    control = crossing(
-        rates['id'], rates['ood'], rates['id'][:, place(label)],
-        path=[place(name) for name in along],
-        points=[place(name) for name in controls])
-    gains.append(rates['ood'][:, place(label)] - control)
-  low, high = intervals.quantiles(gains[1], confidence)
+    wanted = rates['id'][:, place(label)]
+    mix, bracketed = crossing(rates['id'], rates['ood'], wanted, **which)
+    weights = np.eye(len(drawn.labels))[place(label)] - mix
+    gains.append(np.sum(weights * rates['ood'], axis=1))
+    inside.append(bracketed)
+    if rates is drawn.means:
+      shared = drawn.shared['ood']
+      unseen = intervals.unseen(shared.solved, shared.problems, weights[0])
+  if not inside[0][0] or inside[1].mean() < BRACKETED:
+    return None
+  low, high = intervals.quantiles((gains[1] + unseen)[inside[1]], confidence)
   return {'mean': float(gains[0][0]), 'low': low, 'high': high,
-          'seeds': len(drawn.seeds), 'n': drawn.hands['ood']}
+          'seeds': len(shared.seeds), 'n': shared.n,
+          'problems': shared.count}
 
 
 def mirrored(drawn: Draws) -> Draws:
@@ -148,7 +171,12 @@ def mirrored(drawn: Draws) -> Draws:
 
 
 def compare(given: list[dict]) -> list[dict]:
-  """One row per edit: rates, distances, regain, loss, gain over the path."""
+  """One row per edit: rates, distances, regain, loss, gain over controls.
+
+  `over_interpolation` is None on the path itself and where there is nothing
+  to compare with at equal ID; `matched` lists {control, id, ood}, the paired
+  differences to the controls that go as far.
+  """
   found = edits(given)
   none = untouched(found)
   drawn = draw(found)
@@ -157,14 +185,23 @@ def compare(given: list[dict]) -> list[dict]:
   for edit in found.values():
     row = {'edit': edit.label, 'kind': edit.kind, 'control': edit.control}
     for name in ('id', 'ood'):
-      row[name] = statistics.split(r[name] for r in edit.rows.values())
+      row[name] = statistics.split(
+          r[name] | {key: r[f'{name}_{key}'] for key in ('solved', 'problems')}
+          for r in edit.rows.values())
     row |= {name: edit.distance(name) for name in DISTANCES}
     for name, split, sign in (('ood_regain', 'ood', 1), ('id_loss', 'id', -1)):
-      row[name] = none and statistics.contrast(
-          [edit.solved(split), none.solved(split)], [sign, -sign])
+      row[name] = pairs.contrast(
+          [edit.solved(split), none.solved(split)], [sign, -sign]) if (
+              none and edit is not none) else None
     row['over_interpolation'] = None if (
         drawn is None or edit.label in along) else over_controls(
             drawn, edit.label, along=along)
+    if drawn and len(along) > 1 and edit.label in drawn.labels and (
+        edit.label not in along and row['over_interpolation'] is None):
+      row['over_interpolation_why'] = APART
+    row['matched'] = [{'control': control.label} | {
+        split: pairs.difference(edit.solved(split), control.solved(split))
+        for split in ('id', 'ood')} for control in matched(found, edit)]
     rows.append(row)
   return rows
 
@@ -172,48 +209,55 @@ def compare(given: list[dict]) -> list[dict]:
 def best(rows: list[dict]) -> dict | None:
   """The edit furthest above the interpolation path at its own ID rate.
 
-  The best of `tried` edits was picked on the same hands, so its interval is
-  at 1 - 0.05 / tried (Bonferroni).
+  The best of `tried` comparable edits was picked on the same hands, so its
+  interval is at 1 - 0.05 / tried (Bonferroni).
   """
   found = edits(rows)
   along, drawn = path(found), draw(found)
   if drawn is None or len(along) < 2:
     return None
-  tried = [e for e in found.values()
+  gains = {e.label: over_controls(drawn, e.label, along=along)
+           for e in found.values()
            if not e.control and e.label not in along and e.name != 'noise' and
-           e is not base_end(found)]
-  gains = {e.label: over_controls(
-      drawn, e.label, along=along, confidence=1 - .05 / len(tried))
-      for e in tried}
-  gains = {label: gain for label, gain in gains.items() if gain}
+           e is not base_end(found)}
+  given, gains = len(gains), {k: v for k, v in gains.items() if v}
   if not gains:
     return None
   label = max(gains, key=lambda name: gains[name]['mean'])
-  return {'edit': label, 'over_interpolation': gains[label],
-          'tried': len(tried)}
+  return {'edit': label, 'over_interpolation': over_controls(
+      drawn, label, along=along, confidence=1 - .05 / len(gains)),
+          'tried': len(gains), 'not_comparable': given - len(gains)}
 
 
 def crossing(rates_id: Float[np.ndarray, 'S C'],
              rates_ood: Float[np.ndarray, 'S C'],
              wanted: Float[np.ndarray, 'S'], *, path: Sequence[int],
-             points: Sequence[int] = ()) -> Float[np.ndarray, 'S']:
-  """The best OOD rate of controls whose ID rate is at least `wanted`.
+             points: Sequence[int] = ()
+             ) -> tuple[Float[np.ndarray, 'S C'], Bool[np.ndarray, 'S']]:
+  """The mixture of controls with the best OOD rate at an ID rate of `wanted`.
 
   `path` are conditions in order along a continuous control (interpolation):
-  points between neighbours count too. `points` are single ones. Where no
-  control keeps that much ID, the one that keeps most stands for them.
+  points between neighbours count too. `points` are single ones; they count
+  where they keep at least that ID, as those of the path do. Also whether the
+  controls bracket `wanted`: where not, the mixture means nothing.
   """
-  best = np.full(wanted.shape, -np.inf)
-  for i in (*path, *points):
-    best = np.maximum(best, np.where(
-        rates_id[:, i] >= wanted, rates_ood[:, i], -np.inf))
-  for i, j in itertools.pairwise(path):
-    first, second = rates_id[:, i] - wanted, rates_id[:, j] - wanted
-    crosses = first * second < 0
-    share = np.where(crosses, first, 0) / np.where(crosses, first - second, 1)
-    between = rates_ood[:, i] + share * (rates_ood[:, j] - rates_ood[:, i])
-    best = np.maximum(best, np.where(crosses, between, -np.inf))
   every = [*path, *points]
-  highest = np.array(every)[np.argmax(rates_id[:, every], axis=1)]
-  fallback = rates_ood[np.arange(wanted.size), highest]
-  return np.where(np.isfinite(best), best, fallback)
+  bracketed = (rates_id[:, every].min(axis=1) <= wanted) & (
+      wanted <= rates_id[:, every].max(axis=1))
+  ends = [(i, i) for i in every] + list(itertools.pairwise(path))
+  shares, rates = [], []
+  for i, j in ends:
+    first, second = rates_id[:, i] - wanted, rates_id[:, j] - wanted
+    counts = first >= 0 if i == j else first * second < 0
+    share = np.where(counts, first, 0) / np.where(
+        counts & (i != j), first - second, np.inf)
+    shares.append(share)
+    rates.append(np.where(counts, rates_ood[:, i] + share * (
+        rates_ood[:, j] - rates_ood[:, i]), -np.inf))
+  best = np.argmax(rates, axis=0)
+  draws = np.arange(wanted.size)
+  share = np.array(shares)[best, draws]
+  mix = np.zeros(rates_id.shape)
+  mix[draws, np.array(ends)[best, 0]] += 1 - share
+  mix[draws, np.array(ends)[best, 1]] += share
+  return mix, bracketed

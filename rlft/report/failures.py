@@ -26,7 +26,7 @@ def figure(tables: Tables) -> dict[str, Any] | None:
                                 for name in OUTCOMES}})
   if not panels:
     return None
-  return {'title': 'How replies end over SFT steps',
+  return {'title': f'How replies end over {statistics.method(tables)} steps',
           'note': f'{curves.count(statistics.curve(rows))}; shares of all '
                   'hands, pooled over seeds; no interval is drawn (at most '
                   'that of the success curves).',

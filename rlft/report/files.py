@@ -9,7 +9,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 
 class Log(NamedTuple):
@@ -88,5 +88,38 @@ def hands(packed: Any, n: int, success: float, path: pathlib.Path, what: str,
   if bits is None or bits.sum() != round(success * n):
     log.say(path, f'the solved hands of {what} disagree with its n and '
             'success; paired differences leave them out')
+    return None
+  return bits
+
+
+def problems(numbers: Any, n: int, path: pathlib.Path, what: str,
+             log: Log) -> Int[np.ndarray, '_'] | None:
+  """Which hands are one problem, or None with a warning if unusable."""
+  if numbers is None:
+    return None
+  if not (isinstance(numbers, list) and len(numbers) == n and all(
+      isinstance(k, int) and not isinstance(k, bool) for k in numbers)):
+    log.say(path, f'the problems of {what} are not {n} numbers, one per hand: '
+            'hands count as independent there')
+    return None
+  return np.array(numbers)
+
+
+def wins(packed: Any, solved: Bool[np.ndarray, '_'] | None,
+         path: pathlib.Path, what: str, log: Log
+         ) -> Bool[np.ndarray, '_ _'] | None:
+  """What each independent sample solved, or None if it was not recorded.
+
+  With a warning where the samples together did not solve what `solved` says.
+  """
+  if not packed or solved is None:
+    return None
+  try:
+    bits = np.stack([unpack(one, solved.size) for one in packed])
+  except (TypeError, ValueError):
+    bits = None
+  if bits is None or (bits.any(axis=0) != solved).any():
+    log.say(path, f'the wins of {what} disagree with its solved hands; pass@k '
+            'leaves them out')
     return None
   return bits

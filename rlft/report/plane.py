@@ -23,15 +23,15 @@ def figure(tables: Tables) -> dict[str, Any] | None:
   if not groups:
     return None
   points = [p for group in groups for p in group['points']]
-  sizes = sorted({p['ood']['n'] for p in points})
-  hands = ' to '.join(str(n) for n in sorted({sizes[0], sizes[-1]}))
   seeds = max(p['ood']['seeds'] for p in points)
   return {'title': 'Restoration: what each edit keeps of ID and regains of OOD',
-          'note': f'n = {hands} hands per point and split, {seeds} '
-                  f'seed{"s" * (seeds > 1)}; bars: Wilson 95 % intervals on '
-                  'pooled counts; differences: 95 % paired bootstrap '
-                  f'intervals over {curves.drawn(seeds)}. Above the line '
-                  'beats plain interpolation at equal ID.',
+          'note': f'{curves.count(points)}; bars: {curves.interval(tables)}; '
+                  'differences: 95 % paired bootstrap intervals over '
+                  f'{curves.drawn(seeds)}. Above the line beats plain '
+                  'interpolation at equal ID. An edit is compared with the '
+                  'line only where points of it have both more and less ID '
+                  'than the edit in at least 97.5 % of the draws. Matched '
+                  'controls go exactly as far as the edit (Frobenius).',
           'groups': groups}
 
 
@@ -41,7 +41,8 @@ def _marks(tables, rows):
   role, _, step = min(names).rpartition('@')
   if len(names) > 1 or role != 'sft' or not step.isdigit():
     return []
-  return [{'label': 'base' if point['step'] == 0 else f'SFT {step}',
+  return [{'label': 'base' if point['step'] == 0 else
+           f'{statistics.method(tables)} {step}',
            'id': point['id'], 'ood': point['ood']}
           for point in statistics.curve(statistics.rows_of(tables, 'sft'))
           if point['step'] == int(step) and point['id'] and point['ood']]

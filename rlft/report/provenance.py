@@ -1,5 +1,6 @@
 """What was run: the study's config, command, commit and the model's size."""
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from rlft.report.tables import Tables
 
 
 def about(study_dir: pathlib.Path, tables: Tables) -> dict[str, Any]:
-  """config, command, git, model {name, parameters} and warnings."""
+  """config, study, command, git, model {name, parameters} and warnings."""
   log = files.Log(study_dir, [])
   config = files.section(study_dir / 'config.json', log)
   runs = [files.section(study_dir / stage['name'] / 'config.json', log)
@@ -19,10 +20,19 @@ def about(study_dir: pathlib.Path, tables: Tables) -> dict[str, Any]:
   found = _model([config, *runs])
   if found['parameters'] is None:
     log.warnings.append('the size of the model cannot be told from the config')
+  command = files.text(study_dir / 'command.txt')
   return {'config': config or None, 'model': found,
-          'command': files.text(study_dir / 'command.txt'),
+          'study': study(config, command),
+          'command': command,
           'git': files.text(study_dir / 'git.txt'),
           'warnings': log.warnings}
+
+
+def study(config: dict[str, Any], command: str) -> str:
+  """What was studied: the task and the config with its variant."""
+  name = str(config.get('name') or '')
+  named = re.search(r'--config[= ]\S*?([\w.-]+\.py(?::[\w,]+)?)', command)
+  return ', '.join(word for word in (name, named and named[1]) if word)
 
 
 def _model(sections):

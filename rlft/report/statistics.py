@@ -1,26 +1,18 @@
-"""Pooled rates and paired differences of the study's tables.
-
-`Solved` is one condition: seed -> which of the fixed hands it solved. All
-differences are paired: the same seed and the same hand on both sides. Where
-conditions were not measured on the same hands there is no difference, not an
-unpaired one.
-"""
+"""Which rows of the study's tables are meant, and their pooled rates."""
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from rlft.ops import intervals
+from rlft.report import pairs
+from rlft.report.pairs import Solved
 from rlft.report.tables import Tables
-
-Solved = dict[int, Any]
 
 
 def seeds(tables: Tables) -> list[int]:
-  """The seeds of the stages that train or edit."""
-  return sorted({s['seed'] for s in tables['stages']
-                 if s['reads'] and s['role'] != 'base'})
+  """The seeds of the stages that were trained or edited."""
+  return sorted({s['seed'] for s in tables['stages'] if s['reads'] and
+                 s['role'] != 'base' and s['state'] != 'not run'})
 
 
 def of_seed(tables: Tables, seed: int) -> Tables:
@@ -55,22 +47,43 @@ def about(rows: list[dict], target: str) -> list[dict]:
                if group[0]['target'] == target), [])
 
 
-def starts(tables: Tables) -> list[int]:
+def starts(tables: Tables, role: str = 'rl') -> list[int]:
   """The SFT steps that RL runs start from."""
   return sorted({r['from_step'] for r in tables['evals']
-                 if r['role'] == 'rl' and r['from_step'] is not None})
+                 if r['role'] == role and r['from_step'] is not None})
+
+
+def method(tables: Tables) -> str:
+  """What the stages of role `sft` train with: SFT, or their objective."""
+  names = dict.fromkeys(s.get('objective') or 'sft' for s in tables['stages']
+                        if s['role'] == 'sft')
+  return ' and '.join('SFT' if name == 'sft' else name for name in names
+                      ) or 'SFT'
 
 
 def split(rows: Iterable[dict]) -> dict | None:
-  """The pooled rate of evaluations: counts summed, Wilson interval."""
+  """The pooled rate of evaluations, one row per seed, with two intervals.
+
+  `low` and `high` are Wilson's on the summed counts: every hand of every seed
+  counts as independent. `cluster_low` and `cluster_high` are those of the
+  bootstrap over `problems` (and seeds), None where problems or solved hands
+  were not recorded.
+  """
   rows = list(rows)
   if not rows:
     return None
   n = int(sum(row['n'] for row in rows))
   successes = sum(round(row['success'] * row['n']) for row in rows)
   low, high = intervals.wilson(successes, n)
+  known = all(row.get('solved') is not None and
+              row.get('problems') is not None for row in rows)
+  clustered = pairs.contrast([{
+      i: pairs.Hands(row['solved'], row['problems'])
+      for i, row in enumerate(rows)}], [1]) if known else {}
   return {'n': n, 'success': successes / n, 'low': low, 'high': high,
-          'seeds': len(rows)}
+          'seeds': len(rows), 'problems': clustered.get('problems'),
+          'cluster_low': clustered.get('low'),
+          'cluster_high': clustered.get('high')}
 
 
 def curve(rows: list[dict],
@@ -97,112 +110,47 @@ def common_steps(rows: list[dict], name: str) -> list[int]:
 
 def peak_step(rows: list[dict], name: str = 'ood') -> int | None:
   """The first step with the best pooled rate, of those all seeds have."""
-  steps = common_steps(rows, name)
-  points = {p['step']: p[name] for p in curve(rows, (name,))}
-  return max(steps, key=lambda s: points[s]['success'], default=None)
+  wins, hands = {}, {}
+  for row in rows:
+    if row['eval'] == name:
+      step = row['step']
+      wins[step] = wins.get(step, 0) + round(row['success'] * row['n'])
+      hands[step] = hands.get(step, 0) + row['n']
+  return max(common_steps(rows, name), key=lambda s: wins[s] / hands[s],
+             default=None)
 
 
 def solved(rows: list[dict], name: str, step: int | None) -> Solved:
   """Which hands each seed solved in one evaluation."""
-  return {r['seed']: r['solved'] for r in rows
+  return {r['seed']: pairs.Hands(r['solved'], r['problems']) for r in rows
           if r['eval'] == name and r['step'] == step and
           r['solved'] is not None}
 
 
-def rl_end(tables: Tables, from_step: int, name: str) -> Solved:
-  """The hands solved after the whole RL budget (the last common step)."""
-  rows = rows_of(tables, 'rl', from_step)
-  return solved(rows, name, max(common_steps(rows, name), default=None))
+def rl_end(tables: Tables, from_step: int, name: str,
+           role: str = 'rl') -> Solved:
+  """The hands solved after the whole RL budget (the last common step).
+
+  None where a run has only measured its start.
+  """
+  rows = rows_of(tables, role, from_step)
+  return solved(rows, name, max(common_steps(rows, name), default=0) or None)
 
 
-def rl_start(tables: Tables, from_step: int, name: str) -> Solved:
+def rl_start(tables: Tables, from_step: int, name: str,
+             role: str = 'rl') -> Solved:
   """The hands solved by the checkpoint that RL starts from.
 
   The SFT run measured it; the RL run's own step 0 stands in if not.
   """
   return (solved(rows_of(tables, 'sft'), name, from_step) or
-          solved(rows_of(tables, 'rl', from_step), name, 0))
-
-
-def paired(conditions: Sequence[Solved]
-           ) -> tuple[list[int], list[Bool[np.ndarray, 'C _']]]:
-  """The seeds that every condition has on the same hands, and those hands."""
-  shared = [s for s in sorted(set.intersection(*map(set, conditions)))
-            if len({c[s].size for c in conditions}) == 1]
-  return shared, [np.stack([c[s] for c in conditions]) for s in shared]
-
-
-def contrast(conditions: Sequence[Solved], weights: Sequence[int | float], *,
-             confidence: float = .95) -> dict | None:
-  """{mean, low, high, seeds, n} of a weighted sum of rates; n counts hands.
-
-  The interval is a hierarchical bootstrap over seeds and hands (over hands
-  with one seed). None if the conditions share no seed and hands.
-  """
-  shared, bits = paired(conditions)
-  if not shared:
-    return None
-  weights = np.asarray(weights, float)
-  low, high = intervals.quantiles(
-      intervals.resample(bits) @ weights, confidence)
-  mean = np.mean([b.mean(axis=1) for b in bits], axis=0) @ weights
-  return {'mean': float(mean), 'low': low, 'high': high,
-          'seeds': len(shared), 'n': int(sum(b.shape[1] for b in bits))}
-
-
-def difference(after: Solved, before: Solved, *,
-               confidence: float = .95) -> dict | None:
-  """The paired difference of two conditions, as `contrast`."""
-  return contrast([after, before], [1, -1], confidence=confidence)
-
-
-def ratio(conditions: Sequence[Solved], above: Sequence[int | float],
-          below: Sequence[int | float]) -> dict | None:
-  """`contrast` of a ratio of two weighted sums of rates.
-
-  None where there is nothing paired, or where the denominator is not above
-  zero in at least 97.5 % of the draws: the ratio then has no interval.
-  """
-  shared, bits = paired(conditions)
-  if not shared:
-    return None
-  above, below = np.asarray(above, float), np.asarray(below, float)
-  draws = intervals.resample(bits)
-  means = np.mean([b.mean(axis=1) for b in bits], axis=0)
-  positive = draws @ below > 0
-  if means @ below <= 0 or positive.mean() < .975:
-    return None
-  low, high = intervals.quantiles(
-      (draws @ above)[positive] / (draws @ below)[positive])
-  return {'mean': float(means @ above / (means @ below)), 'low': low,
-          'high': high, 'seeds': len(shared),
-          'n': int(sum(b.shape[1] for b in bits))}
-
-
-def best_elsewhere(candidates: dict[int, Solved]) -> Solved:
-  """Hands solved by the candidate that is best on the *other* half of them.
-
-  The best of many looks better than it is on the hands that chose it. Here
-  even hands are scored by the best candidate of the odd ones and the reverse,
-  so the rate of the result is not flattered.
-  """
-  shared, bits = paired(list(candidates.values())) if candidates else ([], [])
-  if not shared:
-    return {}
-  totals = [sum(b[:, half::2].sum(axis=1) for b in bits) for half in (0, 1)]
-  result = {}
-  for seed, rows in zip(shared, bits, strict=True):
-    result[seed] = np.empty(rows.shape[1], bool)
-    for half in (0, 1):
-      chosen = int(np.argmax(totals[1 - half]))
-      result[seed][half::2] = rows[chosen, half::2]
-  return result
+          solved(rows_of(tables, role, from_step), name, 0))
 
 
 def sft_peak(tables: Tables) -> Solved:
-  """The cross-fitted OOD peak of SFT (see `best_elsewhere`)."""
+  """The cross-fitted OOD peak of SFT (see `pairs.best_elsewhere`)."""
   rows = rows_of(tables, 'sft')
-  return best_elsewhere({step: solved(rows, 'ood', step)
+  return pairs.best_elsewhere({step: solved(rows, 'ood', step)
                          for step in common_steps(rows, 'ood')})
 
 
@@ -216,6 +164,18 @@ def outcome_counts(rows: list[dict], name: str, step: int) -> dict[str, float]:
   return counts
 
 
+def effective_counts(rows: list[dict], name: str,
+                     step: int) -> dict[str, float]:
+  """`outcome_counts` of as many independent hands as they are worth.
+
+  How hands ended is not recorded hand by hand, so the design effect of their
+  success stands for that of every outcome.
+  """
+  effect = pairs.design_effect(solved(rows, name, step))
+  return {outcome: count / effect for outcome, count in
+          outcome_counts(rows, name, step).items()}
+
+
 def mean_over_rows(rows: Iterable[dict], key: str) -> float | None:
   """The mean of the finite values of one column, None if there are none."""
   values = [float(r[key]) for r in rows
@@ -225,20 +185,8 @@ def mean_over_rows(rows: Iterable[dict], key: str) -> float | None:
 
 
 def excess(rows: list[dict], key: str, null: str) -> dict | None:
-  """`contrast` of column `key` minus column `null`, over seeds and rows."""
-  pairs = [(r['seed'], float(r[key]) - float(r[null])) for r in rows
-           if r.get(key) is not None and r.get(null) is not None]
-  return mean([pair for pair in pairs if np.isfinite(pair[1])])
-
-
-def mean(pairs: Sequence[tuple[int, float]]) -> dict | None:
-  """{mean, low, high, seeds, n} of (seed, value) pairs; n counts values."""
-  groups = {}
-  for seed, value in pairs:
-    groups.setdefault(seed, []).append(value)
-  if not groups:
-    return None
-  centre, low, high = intervals.mean_bootstrap(
-      [np.array(values) for values in groups.values()])
-  return {'mean': centre, 'low': low, 'high': high, 'seeds': len(groups),
-          'n': len(pairs)}
+  """The mean of column `key` minus column `null` (see `pairs.mean`)."""
+  gaps = [(r['seed'], f'{r["layer"]} {r["module"]}',
+           float(r[key]) - float(r[null])) for r in rows
+          if r.get(key) is not None and r.get(null) is not None]
+  return pairs.mean([gap for gap in gaps if np.isfinite(gap[2])])

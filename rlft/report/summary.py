@@ -1,15 +1,24 @@
 """summary.json: the study's numbers for a machine.
 
-Sections at the top pool over seeds (counts summed, Wilson intervals on the
-pooled counts; rotation rows and distances averaged); `by_seed` holds the same
-sections for each seed alone. Differences are means over seeds with a paired
-hierarchical bootstrap. Rates and differences of rates are in [0, 1] and
-[-1, 1]; angles in radians.
+Sections at the top pool over seeds (counts summed; rotation rows and distances
+averaged); `by_seed` holds the same sections for each seed alone. Of a rate,
+`low` and `high` are Wilson's on the pooled counts, as if all hands of all
+seeds were independent; `cluster_low` and `cluster_high` are the bootstrap's
+over `problems` (hands of one multiset are one problem) and seeds. Differences
+are means over seeds with a paired bootstrap of that kind. Rates and
+differences of rates are in [0, 1] and [-1, 1]; angles in radians.
 """
 import math
 from typing import Any
 
-from rlft.report import claims, edits, statistics
+from rlft.report import (
+    claims,
+    edits,
+    optimisation,
+    pairs,
+    panel,
+    statistics,
+)
 from rlft.report.tables import Tables
 
 LABELS = ('layer', 'module', 'stage', 'role', 'seed', 'from_step',
@@ -43,6 +52,10 @@ def sections(tables: Tables) -> dict[str, Any]:
   found = {
       'sft': sft(tables),
       'rl': [_from(tables, start) for start in statistics.starts(tables)],
+      'rl_kl': [_from(tables, start, 'rl_kl')
+                for start in statistics.starts(tables, 'rl_kl')],
+      'ppo': optimisation.runs(tables),
+      'panel': panel.by_step(tables),
       'rotation': next(iter(rotations.values()), []),
       'restoration': next(iter(restorations.values()), [])}
   # More than one comparison: the change of SFT is above, all are here.
@@ -59,10 +72,11 @@ def sft(tables: Tables) -> dict[str, Any]:
   steps = statistics.common_steps(rows, 'ood')
   peak = statistics.peak_step(rows)
   last = statistics.solved(rows, 'ood', steps[-1]) if steps else {}
-  lost = steps and statistics.difference(
+  lost = steps and pairs.difference(
       statistics.solved(rows, 'ood', peak), last)
-  fitted = steps and statistics.difference(statistics.sft_peak(tables), last)
-  return {'curve': statistics.curve(rows), 'peak_ood_step': peak,
+  fitted = steps and pairs.difference(statistics.sft_peak(tables), last)
+  return {'objective': statistics.method(tables),
+          'curve': statistics.curve(rows), 'peak_ood_step': peak,
           'last_step': steps[-1] if steps else None,
           'forgetting': lost or None,
           'forgetting_cross_fitted': fitted or None}
@@ -94,12 +108,13 @@ def _infinite(value):
   return isinstance(value, float) and not math.isfinite(value)
 
 
-def _from(tables, start):
+def _from(tables, start, role='rl'):
   """The RL curve from one start and what the whole budget changed."""
-  rows = statistics.rows_of(tables, 'rl', start)
-  effect = {name: statistics.difference(
-      statistics.rl_end(tables, start, name),
-      statistics.rl_start(tables, start, name)) for name in ('id', 'ood')}
+  rows = statistics.rows_of(tables, role, start)
+  effect = {name: pairs.difference(
+      statistics.rl_end(tables, start, name, role),
+      statistics.rl_start(tables, start, name, role))
+      for name in ('id', 'ood')}
   return {'from_step': start, 'curve': statistics.curve(rows),
           'effect': effect}
 

@@ -29,7 +29,8 @@ Tables = dict[str, list]
 
 EXPECTED = {'evals': 'evals.jsonl', 'rotation': 'rotation.json',
             'restoration': 'restoration.jsonl'}
-READS = {'sft': 'evals', 'sft_mixed': 'evals', 'rl': 'evals', 'base': 'evals'}
+RL = ('rl', 'rl_kl')  # PPO, and as a control PPO held near its start
+READS = dict.fromkeys(('sft', 'sft_mixed', 'rl', 'rl_kl', 'base'), 'evals')
 
 
 def read(study_dir: pathlib.Path) -> Tables:
@@ -53,7 +54,21 @@ def read(study_dir: pathlib.Path) -> Tables:
     if stage['reads'] == 'restoration':
       tables['restoration'] += _restoration(
           run_dir, stage, tables['stages'], log)
+  _unclustered(tables, log)
   return tables | {'warnings': log.warnings}
+
+
+def _unclustered(tables, log):
+  """Says where hands of one problem cannot be told from other hands."""
+  bare = {r['stage'] for r in tables['evals'] if r['problems'] is None} | {
+      r['stage'] for r in tables['restoration']
+      if r['id_problems'] is None or r['ood_problems'] is None}
+  if bare:
+    log.warnings.append(
+        f'{len(bare)} stage{"s" * (len(bare) > 1)} did not record which hands '
+        f'are one problem ({", ".join(sorted(bare)[:3])}'
+        f'{", ..." * (len(bare) > 3)}): their intervals count hands as '
+        'independent and are too narrow')
 
 
 def _stages(log):
@@ -75,6 +90,8 @@ def _stages(log):
     if not (isinstance(raw, dict) and raw.get('name') and raw.get('role')):
       log.warnings.append('stages.json: an entry without name or role')
       continue
+    if raw['role'] == 'report':
+      continue  # what writes this page is no part of what it tells
     name, start = raw['name'], raw.get('from_step')
     role = 'sft_mixed' if raw.get('variant') == 'mixed_rules' else raw['role']
     key = (role, int(raw.get('seed') or 0), start)
@@ -82,7 +99,7 @@ def _stages(log):
       log.warnings.append(f'stage {name} repeats another of its role, seed '
                           'and start: it is not shown')
       continue
-    if role == 'rl' and start is None:
+    if role in RL and start is None:
       log.warnings.append(f'stage {name} is RL without from_step: it cannot '
                           'be placed among the starts and is not shown')
       continue
@@ -95,6 +112,8 @@ def _stages(log):
     stages.append({
         'name': name, 'role': role, 'reads': reads, 'seed': key[1],
         'from_step': start, 'seconds': files.number(raw.get('seconds')),
+        'objective': _objective(log, name, planned) if (
+            reads == 'evals') else None,
         'state': 'finished' if raw.get('finished') else
                  'unfinished' if there else 'not run'})
   return stages
@@ -110,6 +129,18 @@ def _reads(role, name, planned):
     return role if role in EXPECTED else None
 
 
+def _objective(log, name, planned):
+  """What a stage trains with, by its plan or else its run's own config."""
+  try:
+    config = planned[name]['config']
+  except (KeyError, TypeError):
+    config = files.section(log.root / name / 'config.json', log)
+  try:
+    return str(config['objective']['name'])
+  except (KeyError, TypeError):
+    return None
+
+
 def _evals(run_dir, stage, log):
   path = run_dir / 'evals.jsonl'
   rows = {}  # a resumed run repeats evaluations: the last one counts
@@ -121,7 +152,10 @@ def _evals(run_dir, stage, log):
       continue
     what = f'{raw.get("eval")} at step {step}'
     raw |= {'n': int(n), 'step': int(step), 'solved': files.hands(
-        raw.get('solved'), int(n), success, path, what, log)}
+        raw.get('solved'), int(n), success, path, what, log),
+            'problems': files.problems(
+                raw.get('problems'), int(n), path, what, log)}
+    raw['wins'] = files.wins(raw.get('wins'), raw['solved'], path, what, log)
     rows[raw['step'], raw.get('eval')] = raw
   return _tagged(rows.values(), stage)
 
@@ -168,6 +202,9 @@ def _restoration(run_dir, stage, stages, log):
     for name, split in splits.items():
       raw[f'{name}_solved'] = files.hands(
           raw.get(f'{name}_solved'), int(split['n']), split['success'], path,
+          f'{label}, {name}', log)
+      raw[f'{name}_problems'] = files.problems(
+          raw.get(f'{name}_problems'), int(split['n']), path,
           f'{label}, {name}', log)
     rows[label] = raw | _compared(raw, run_dir, stages, log) | {
         'kind': raw.get('kind') or label.split()[0],

@@ -52,6 +52,11 @@ class Hands:
     return bits
 
 
+def problems(count):
+  """Two hands of each multiset."""
+  return (np.arange(count) // 2).tolist()
+
+
 def packed(bits):
   return np.packbits(bits).tobytes().hex()
 
@@ -68,6 +73,7 @@ def evaluation(step, split, bits, **more):
           'outcomes': {'correct': rate, 'format': form, 'lock_in': lock,
                        'wrong_number': .6 * rest, 'wrong_value': .4 * rest},
           'number_field': min(1., rate + .2), 'solved': packed(bits),
+          'problems': problems(bits.size),
           'reference_nll': .8 + abs(np.log10((step + 1) / 21)) * .2,
           'number_nll': .3 + step / 1000} | more
 
@@ -109,6 +115,23 @@ def write_run(run_dir, hands, points, start=0, **metrics):
     samples(run_dir, step)
 
 
+def write_panel(run_dir, hands, step, rates):
+  """The evaluations beside greedy ID and OOD, appended at one step."""
+  rows = []
+  for split, rate in zip(('id', 'ood'), rates, strict=True):
+    other = 'ood' if split == 'id' else 'id'
+    rows += [evaluation(step, f'{split}_{way}', hands.solve(split, rate + more))
+             for way, more in (('sampled', -.05), ('tries5', .02),
+                               (f'rule_{other}_sampler', -.1))]
+    wins = [hands.solve(split, rate - .05) for _ in range(5)]
+    rows.append(evaluation(
+        step, f'{split}_independent5', np.any(wins, axis=0),
+        wins=[packed(w) for w in wins]))
+  rows.append(evaluation(step, 'id_seen', hands.solve('id', rates[0] + .03)))
+  with (run_dir / 'evals.jsonl').open('a') as file:
+    file.writelines(json.dumps(row) + '\n' for row in rows)
+
+
 def write_rotation(run_dir, rng, before, after, turn=.3):
   """rotation.json and rotation.npz of 4 layers."""
   rows = [{'layer': layer, 'module': module,
@@ -146,6 +169,7 @@ def write_restoration(run_dir, hands, edits=EDITS):
       row[split] = {'n': hands.count, 'success': float(bits.mean()),
                     'low': 0., 'high': 1.}
       row[f'{split}_solved'] = packed(bits)
+      row[f'{split}_problems'] = problems(hands.count)
       row[f'outcomes_{split}'] = {'correct': float(bits.mean())}
     rows.append(row)
   write_lines(run_dir / 'restoration.jsonl', rows)
@@ -169,14 +193,16 @@ def write_study(path, *, seeds=(0, 1), count=200, sft=(ID, OOD), edits=EDITS,
   for seed in seeds:
     rng = np.random.default_rng(seed)
     hands = Hands(rng, count, jitter)
-    write_run(stage('sft', seed, seconds=80.), hands,
-              list(zip(STEPS, *sft, strict=True)))
+    run_dir = stage('sft', seed, seconds=80.)
+    write_run(run_dir, hands, list(zip(STEPS, *sft, strict=True)))
+    write_panel(run_dir, hands, STEPS[-1], (sft[0][-1], sft[1][-1]))
     for start, (first, last) in starts.items():
       run_id = float(np.interp(start, STEPS, sft[0]))
       steps = np.linspace(0, budget, 4).astype(int).tolist()
       write_run(stage('rl', seed, start, 44.), hands, [
           (s, run_id + .02 * s / budget, first + (last - first) * s / budget)
-          for s in steps], start, reward=1., advantage_entropy=2.)
+          for s in steps], start, reward=1., advantage_entropy=2., success=.9,
+                kl_k1=.01, explained_variance=.5)
     write_rotation(stage('rotation', seed, seconds=6.), rng,
                    f'{path}/sft_{seed}@0', f'{path}/sft_{seed}@600')
     run_dir = stage('restoration', seed, 600, 21.)

@@ -60,7 +60,7 @@ def test_verdicts_are_consistent_with_their_intervals(make_study):
 
 @pytest.mark.parametrize('ood, verdict', [
     ((.16, .29, .40, .46, .37, .24, .12, .07), 'holds'),
-    ((.10, .20, .25, .30, .35, .40, .45, .46), 'fails'),  # no fall
+    ((.10, .20, .25, .30, .35, .40, .45, .46), 'not tested'),  # no fall yet
     ((.46, .45, .40, .35, .30, .20, .10, .05), 'fails'),  # no rise
     ((.30, .31, .30, .32, .30, .31, .30, .31), 'fails')])
 def test_1_rises_then_falls(judge, ood, verdict):
@@ -115,6 +115,22 @@ def test_4_share_of_all_failures_must_rise(judge):
       row['outcomes'] = {'correct': row['success'], 'lock_in': .8 * failed,
                          'wrong_value': .2 * failed}
   assert judge(4, change, starts={}).verdict == 'fails'
+
+
+def test_4_counts_problems_that_go_wrong_together(judge):
+  """A hundred problems of ten hands: a share of them, not of hands."""
+  def change(found):
+    for row in found['evals']:
+      row['problems'] = np.arange(1000) // 10
+      row['solved'] = np.repeat(np.arange(100) < 100 * row['success'], 10)
+      failed = 1 - row['success']
+      locked = failed * (.6 if row['step'] == 600 else .05)
+      row['outcomes'] = {'correct': row['success'], 'lock_in': locked,
+                         'wrong_value': failed - locked}
+  found = judge(4, change, starts={})
+  # 93 problems, not 930 hands: the share of .6 is not surely above a half.
+  assert found.interval[1] - found.interval[0] == pytest.approx(
+      2 * 1.96 * (.6 * .4 / 93) ** .5, rel=.1)
 
 
 @pytest.mark.parametrize('least, verdict', [(400, 'holds'), (50, 'fails')])
@@ -249,14 +265,15 @@ def test_18_first_quarter(judge, first, second, verdict):
 
 
 @pytest.mark.parametrize('rates, verdict', [
-    ((.95, .10), 'holds'), ((.95, .40), 'fails'), ((.90, .32), 'fails')])
+    ((.90, .10), 'holds'), ((.90, .40), 'fails'), ((.90, .34), 'fails'),
+    ((.99, .10), 'not tested')])  # no control keeps as much ID
 def test_19_imposing_directions(judge, rates, verdict):
   def of_rl(found):
     for row in found['restoration']:
       row['target'] = 'rl'
   study = edits({'none': (.95, .40), 'interpolate 0.1': (.94, .38),
-                 'interpolate 0.25': (.93, .35), 'interpolate 0.5': (.9, .33),
-                 'interpolate 1.0': (.9, .32), 'vectors top=0.2': rates})
+                 'interpolate 0.25': (.93, .36), 'interpolate 0.5': (.9, .34),
+                 'interpolate 1.0': (.8, .32), 'vectors top=0.2': rates})
   assert judge(19, **study).verdict == 'not tested'
   assert judge(19, of_rl, **study).verdict == verdict
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from rlft import report
-from rlft.report import page, tables
+from rlft.report import comparison, page, tables
 
 HOSTILE = '</script><img src=x onerror=document.title="owned">'
 
@@ -49,7 +49,7 @@ def test_a_model_cannot_write_markup(study):
   reader, content = read(report.write(study))
   assert 'img' not in reader.tags and 'b' not in reader.tags
   assert reader.tags.count('script') == 2
-  assert reader.title.startswith(HOSTILE)
+  assert reader.title.startswith(f'study.py, {HOSTILE}')
   texts = [row['completion'] for group in content['figures']['completions'][
       'groups'] for row in group['rows']]
   # Untouched: the page shows what the model wrote, slots and all.
@@ -70,12 +70,20 @@ def test_embedding_refuses_what_json_lacks():
     page.embed({'loss': float('nan')})
 
 
-def test_the_template_needs_no_network_and_parses_no_text():
-  text = page.TEMPLATE.read_text(encoding='utf-8')
+def test_the_templates_need_no_network_and_parse_no_text():
+  text = ''.join(path.read_text(encoding='utf-8') for path in (
+      page.TEMPLATE, comparison.TEMPLATE, *page.SHARED.values()))
   assert re.findall(r'https?://[^\'"]*', text) == ['http://www.w3.org/2000/svg']
   for word in ('innerHTML', 'outerHTML', 'insertAdjacentHTML', 'eval(',
                'document.write', '@import', 'url(', 'fetch(', 'import('):
     assert word not in text, word
+
+
+@pytest.mark.parametrize('template', [page.TEMPLATE, comparison.TEMPLATE])
+def test_every_slot_is_filled(template):
+  text = page.render({'title': 'x'}, template)
+  assert not re.search(r'\{\{\w+\}\}', text)
+  assert text.count('<style>') == 1 and 'function chart(' in text
 
 
 def test_no_markup_in_python():
@@ -101,7 +109,7 @@ def test_every_figure_says_its_n_and_interval(written):
 
 
 @pytest.mark.parametrize('role, lost', [
-    ('sft', {'curves', 'failures'}), ('rl', {'branches'}),
+    ('sft', {'curves', 'failures', 'panel'}), ('rl', {'branches', 'ppo'}),
     ('rotation', {'heatmap', 'profile'}), ('restoration', {'plane'})])
 def test_a_missing_stage_is_not_run_and_no_crash(study, role, lost):
   stages = json.loads((study / 'stages.json').read_text())
@@ -214,7 +222,8 @@ def test_each_restoration_has_its_own_plane(study):
   summary = json.loads((study / 'summary.json').read_text())
   assert set(summary['restoration_by_group']) == {
       'restoration', 'impose_sft_on_rl'}
-  assert summary['claims'][18]['verdict'] != 'not tested'
+  # The claim is asked of that comparison, whose edit keeps too much ID.
+  assert 'changes OOD by' in summary['claims'][18]['why']
 
 
 def test_the_checkpoint_that_edits_lead_to_is_marked(study):

@@ -44,8 +44,10 @@ def test_counts_are_pooled_over_seeds(summary, written):
              if r['step'] == 100 and r['eval'] == 'ood')
   point = next(p for p in summary['sft']['curve'] if p['step'] == 100)['ood']
   low, high = intervals.wilson(hits, 400)
-  assert point == {'n': 400, 'success': hits / 400, 'low': low, 'high': high,
-                   'seeds': 2}
+  assert point | {'cluster_low': None, 'cluster_high': None} == {
+      'n': 400, 'success': hits / 400, 'low': low, 'high': high, 'seeds': 2,
+      'problems': 100, 'cluster_low': None, 'cluster_high': None}
+  assert point['cluster_low'] < low and high < point['cluster_high']
   alone = summary['by_seed']['1']['sft']['curve'][4]
   assert (alone['step'], alone['ood']['n']) == (100, 200)
 
@@ -74,7 +76,7 @@ def test_edits_are_matched_by_label(summary):
   assert edit['ood']['n'] == 400 and edit['distance_to_sft'] == 3.2
   assert edit['ood_regain']['mean'] == pytest.approx(.22 - .07)
   assert edit['id_loss']['mean'] == pytest.approx(.95 - .93)
-  assert rows['none']['ood_regain']['mean'] == 0
+  assert rows['none']['ood_regain'] is None  # of itself
 
 
 def test_seconds_are_flat_and_have_no_total(summary, written):
@@ -109,3 +111,15 @@ def test_the_same_study_gives_the_same_numbers(written, study):
   report.write(study)
   assert (study / 'summary.json').read_text() == (
       written / 'summary.json').read_text()
+
+
+def test_the_report_is_no_stage(make_study):
+  study = make_study(seeds=(0,), starts={})
+  report.write(study)
+  first = (study / 'summary.json').read_text()
+  assert 'report' not in json.loads(first)['wall_seconds']
+  stages = json.loads((study / 'stages.json').read_text())
+  stages[-1] |= {'seconds': 3.}
+  (study / 'stages.json').write_text(json.dumps(stages))
+  report.write(study)
+  assert (study / 'summary.json').read_text() == first

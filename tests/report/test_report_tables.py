@@ -11,8 +11,9 @@ def test_every_table_is_read(study):
   found = tables.read(study)
   assert found['warnings'] == []
   count = {name: len(rows) for name, rows in found.items()}
-  # 2 seeds: SFT has 8 steps, each of 5 RL runs 4, two evaluations each.
-  assert count['evals'] == 2 * 2 * (8 + 5 * 4)
+  # 2 seeds: SFT has 8 steps, each of 5 RL runs 4, two evaluations each; and
+  # SFT nine more at its last step.
+  assert count['evals'] == 2 * (2 * (8 + 5 * 4) + 9)
   assert count['rotation'] == 2 * 4 * 7 and count['spectra'] == 2 * 7
   assert count['restoration'] == 2 * 18
   row = next(r for r in found['evals'] if r['role'] == 'rl')
@@ -31,8 +32,8 @@ def test_a_truncated_line_is_skipped_and_said(study):
   path = study / 'sft_0' / 'evals.jsonl'
   path.write_text(path.read_text()[:-40])
   found = tables.read(study)
-  assert sum(r['stage'] == 'sft_0' for r in found['evals']) == 15
-  assert [w for w in found['warnings'] if 'sft_0/evals.jsonl: line 16' in w]
+  assert sum(r['stage'] == 'sft_0' for r in found['evals']) == 24
+  assert [w for w in found['warnings'] if 'sft_0/evals.jsonl: line 25' in w]
 
 
 def test_a_resumed_run_counts_each_evaluation_once(study):
