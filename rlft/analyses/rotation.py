@@ -7,15 +7,17 @@ its floor (what rounding the weights to bfloat16 does).
 """
 import functools
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, PyTree
 
 from rlft.ops import trees
-from rlft.spectral import bases, nulls, rotation, svd
+from rlft.spectral import bases, nulls, rotation, sharded, svd
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)  # of the directions, for the curve over k
 
@@ -34,6 +36,7 @@ class Comparison(NamedTuple):
 def analyse(
     checkpoints: dict[str, PyTree], *, before: str, after: str, seed: int = 0,
     top: svd.Fraction = 0.2, draws: int = 4, select: str = trees.BLOCKS,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Rows (one per layer and module) and curves (arrays) of one comparison.
 
@@ -42,8 +45,9 @@ def analyse(
   input or output, that turned more. angle_null_low_rad and angle_null_high_rad
   are the smallest and largest of the null's draws; the other null numbers are
   their means. value_shift is the mean |change| / value of the same directions,
-  stable_rank the update's. Raises ValueError for an unknown checkpoint,
-  checkpoints of different models, or a matrix that is not finite.
+  stable_rank the update's. Checkpoints that lie on a mesh, or any if `mesh` is
+  given, are analysed by all of its devices. Raises ValueError for an unknown
+  checkpoint, checkpoints of different models, or a matrix that is not finite.
   """
   for name in (before, after):
     if name not in checkpoints:
@@ -54,14 +58,23 @@ def analyse(
   old, new = checkpoints[before], checkpoints[after]
   trees.same(old, new)
   weights, targets = (trees.matrices(x, select) for x in (old, new))
-  factors = [_factors(n, checkpoints[n], select) for n in (before, after)]
-  rows, curves = [], {'top': np.asarray(FRACTIONS, np.float32)}
-  for path, module in trees.modules(list(weights)).items():
-    found, arrays = compare_stack(
+  modules = trees.modules(list(weights))
+  options = dict(seed=seed, top=top, draws=draws)
+  mesh = mesh or sharded.mesh_of((weights, targets))
+  if mesh is None:
+    factors = [_named(n, bases.of, x)
+               for n, x in ((before, weights), (after, targets))]
+    compared = {path: compare_stack(
         path, weights[path], targets[path], *(f[path] for f in factors),
-        module=module, seed=seed, top=top, draws=draws)
+        module=module, **options) for path, module in modules.items()}
+  else:
+    for name, stacks in ((before, weights), (after, targets)):
+      _named(name, bases.check, stacks)
+    compared = _over_devices(weights, targets, modules, mesh, **options)
+  rows, curves = [], {'top': np.asarray(FRACTIONS, np.float32)}
+  for path, (found, arrays) in compared.items():
     rows += found
-    curves |= {f'{module}/{k}': v for k, v in arrays.items()}
+    curves |= {f'{modules[path]}/{k}': v for k, v in arrays.items()}
   return {
       'before': before, 'after': after, 'seed': seed, 'top': top,
       'draws': draws,
@@ -75,16 +88,51 @@ def compare_stack(
     seed: int = 0, top: svd.Fraction = 0.2, draws: int = 4,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """Rows and curves of one parameter; its null depends on seed and path."""
-  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
-  found = _module(
-      _stacked(before), _stacked(after), _stacked_svd(before_factors),
-      _stacked_svd(after_factors), keys=jax.random.split(key, draws), top=top)
+  before = _stacked(before)
+  found = jax.device_get(_measure(
+      before, _stacked(after), _stacked_svd(before_factors),
+      _stacked_svd(after_factors), _keys(path, seed, len(before), draws),
+      top=top))
   return _rows(module, found), _curves(found)
 
 
-def _factors(name: str, params: PyTree, select: str) -> dict[str, svd.SVD]:
+def _over_devices(
+    before: dict[str, Array], after: dict[str, Array], modules: dict[str, str],
+    mesh: Mesh, *, seed: int, top: svd.Fraction, draws: int,
+) -> dict[str, tuple[list[dict[str, Any]], dict[str, np.ndarray]]]:
+  """`compare_stack` for every path, matrix by matrix where there is room."""
+  keys = {path: _keys(path, seed, w[..., 0, 0].size, draws).reshape(
+      *w.shape[:-2], draws) for path, w in before.items()}
+  found = sharded.tables(
+      _one, before, after, mesh=mesh, rows=keys, top=top)
+  flat = {
+      path: jax.tree.map(lambda x, n=before[path].ndim - 2: x.reshape(
+          -1, *x.shape[n:]), table) for path, table in found.items()}
+  return {path: (_rows(modules[path], table), _curves(table))
+          for path, table in flat.items()}
+
+
+def _one(
+    before: Float[Array, 'M N'], after: Float[Array, 'M N'],
+    keys: Key[Array, 'draws'], *, top: svd.Fraction,
+) -> '_Module':
+  """The measurements of one matrix, without the axis of layers."""
+  pair = [_stacked(w) for w in (before, after)]
+  found = _measure(*pair, *map(svd.decompose, pair), keys[None], top=top)
+  return jax.tree.map(lambda x: x[0], found)
+
+
+def _keys(
+    path: str, seed: int, layers: int, draws: int,
+) -> Key[Array, 'L draws']:
+  """One key per matrix and draw, whoever works on it."""
+  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+  return jax.random.split(key, (layers, draws))
+
+
+def _named(name: str, function: Callable, stacks: dict[str, Array]) -> Any:
   try:
-    return bases.bases(params, select)
+    return function(stacks)
   except ValueError as error:
     raise ValueError(f'checkpoint {name}: {error}') from error
 
@@ -101,36 +149,45 @@ def _stacked_svd(factors: svd.SVD) -> svd.SVD:
 
 
 class _Module(NamedTuple):
-  """One stack against its null and its floor, on the host."""
+  """One stack against its null and its floor."""
   real: Comparison
-  null: Comparison  # each field with a leading axis of draws
+  null: Comparison  # each field with a second axis of draws
   floor: Comparison
-  values_before: np.ndarray
-  update_norm: np.ndarray
-  weight_norm: np.ndarray
-  stable_rank: np.ndarray
+  values_before: Float[Array, 'L R']
+  update_norm: Float[Array, 'L']
+  weight_norm: Float[Array, 'L']
+  stable_rank: Float[Array, 'L']
 
 
-def _module(
+@functools.partial(jax.jit, static_argnames='top')
+def _measure(
     weight: Float[Array, 'L M N'], target: Float[Array, 'L M N'],
-    old: svd.SVD, new: svd.SVD, *, keys: Array, top: float,
+    old: svd.SVD, new: svd.SVD, keys: Key[Array, 'L draws'], *,
+    top: svd.Fraction,
 ) -> _Module:
+  """Every layer by itself, so that a part of a stack will do."""
   rank = min(weight.shape[-2:])
   counts = tuple(max(1, svd.count(f, rank)) for f in (top, *FRACTIONS))
   update = target - weight
-  against = lambda change: _compare(
-      old, svd.decompose(weight + change), change, counts)
-  null = [against(nulls.norm_matched(key, update)) for key in keys]
+
+  def against(i):  # the update, the floor, draws of the null: one at a time
+    change = jax.lax.switch(jnp.minimum(i, 2), [
+        lambda: update, lambda: nulls.bf16_floor(weight),
+        lambda: jax.vmap(nulls.norm_matched)(keys[:, i - 2], update)])
+    factors = jax.lax.cond(
+        i == 0, lambda: new, lambda: svd.decompose(weight + change))
+    return _compare(old, factors, change, counts)
+
+  found = jax.lax.map(against, jnp.arange(2 + keys.shape[1]))
+  pick = lambda i: jax.tree.map(lambda x: x[i], found)
   lengths = [jnp.linalg.norm(x, axis=(-2, -1)) for x in (update, weight)]
-  return jax.device_get(_Module(
-      real=_compare(old, new, update, counts),
-      null=jax.tree.map(lambda *x: jnp.stack(x), *null),
-      floor=against(nulls.bf16_floor(weight)),
+  return _Module(
+      real=pick(0), floor=pick(1),
+      null=jax.tree.map(lambda x: jnp.moveaxis(x[2:], 0, 1), found),
       values_before=old.s, update_norm=lengths[0], weight_norm=lengths[1],
-      stable_rank=rotation.stable_rank(svd.decompose(update).s)))
+      stable_rank=rotation.stable_rank(svd.decompose(update).s))
 
 
-@functools.partial(jax.jit, static_argnames='counts')
 def _compare(
     old: svd.SVD, new: svd.SVD, update: Float[Array, 'L M N'],
     counts: tuple[int, ...],
@@ -161,17 +218,17 @@ def _rows(module: str, found: _Module) -> list[dict[str, Any]]:
   shift = lambda c: c.value_shift[..., leading].mean(axis=-1)
   columns = {
       'angle_top20_rad': real.angle,
-      'angle_null_rad': null.angle.mean(axis=0),
-      'angle_null_low_rad': null.angle.min(axis=0),
-      'angle_null_high_rad': null.angle.max(axis=0),
+      'angle_null_rad': null.angle.mean(axis=1),
+      'angle_null_low_rad': null.angle.min(axis=1),
+      'angle_null_high_rad': null.angle.max(axis=1),
       'angle_floor_rad': floor.angle,
       'value_shift': shift(real),
-      'value_shift_null': shift(null).mean(axis=0),
+      'value_shift_null': shift(null).mean(axis=1),
       'value_shift_floor': shift(floor),
       'energy_diagonal': real.energy.diagonal,
       'energy_rotated': real.energy.rotated,
       'energy_outside': real.energy.outside,
-      'energy_diagonal_null': null.energy.diagonal.mean(axis=0),
+      'energy_diagonal_null': null.energy.diagonal.mean(axis=1),
       'update_norm': found.update_norm,
       'weight_norm': found.weight_norm,
       'stable_rank': found.stable_rank}
@@ -185,13 +242,13 @@ def _rows(module: str, found: _Module) -> list[dict[str, Any]]:
 def _curves(found: _Module) -> dict[str, np.ndarray]:
   real, null, floor = found.real, found.null, found.floor
   return {
-      'angles': real.angles, 'angles_null': null.angles.mean(axis=0),
-      'cosine': real.cosine, 'cosine_null': null.cosine.mean(axis=0),
+      'angles': real.angles, 'angles_null': null.angles.mean(axis=1),
+      'cosine': real.cosine, 'cosine_null': null.cosine.mean(axis=1),
       'value_shift': real.value_shift,
-      'value_shift_null': null.value_shift.mean(axis=0),
+      'value_shift_null': null.value_shift.mean(axis=1),
       'values_before': found.values_before, 'values_after': real.values,
       'angle_by_top': real.angle_by_top,
-      'angle_by_top_null': null.angle_by_top.mean(axis=0),
-      'angle_by_top_null_low': null.angle_by_top.min(axis=0),
-      'angle_by_top_null_high': null.angle_by_top.max(axis=0),
+      'angle_by_top_null': null.angle_by_top.mean(axis=1),
+      'angle_by_top_null_low': null.angle_by_top.min(axis=1),
+      'angle_by_top_null_high': null.angle_by_top.max(axis=1),
       'angle_by_top_floor': floor.angle_by_top}
