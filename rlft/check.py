@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rlft import envs, parts, tokenizer, train, weights
+from rlft import envs, observe, parts, tokenizer, train, weights
 from rlft.types import Batch, Outputs, Rollout
 
 
@@ -26,7 +26,8 @@ def run(config: ml_collections.ConfigDict, known=()) -> None:
   train.marks(config.checkpoint, config.num_steps)
   words = tokenizer.load(config.tokenizer)
   family, model = train.build_model(config.model, words)
-  jax.eval_shape(lambda k: family.initialise(model, k), jax.random.key(0))
+  shapes = jax.eval_shape(
+      lambda k: family.initialise(model, k), jax.random.key(0))
   source = train.build_source(config, model, words, {})
   train.build_update(config, model)
   section = config.experience
@@ -36,6 +37,8 @@ def run(config: ml_collections.ConfigDict, known=()) -> None:
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
   train.build_evaluations(config, model, words, base={})
+  for analysis in train.build_analyses(config):
+    observe.rehearse(analysis, shapes)
   online = train.is_online(config)
   rehearse(parts.bind('objectives', 'loss', **config.objective.to_dict()),
            parts.bind('objectives', 'advantages', config.objective.name,

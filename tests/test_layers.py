@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
-    ('train', 'evaluate', 'analyze', 'check', 'config'),
+    ('train', 'evaluate', 'analyze', 'observe', 'check', 'config'),
     ('analyses',),
     ('weights',),
     ('training', 'experience'),
