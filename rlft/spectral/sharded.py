@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from rlft.spectral import packing
@@ -80,7 +80,8 @@ def resting(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 def _automatic(mesh: Mesh) -> Mesh:
   """The mesh with axes that XLA and shard_map may use freely."""
-  return Mesh(mesh.devices, mesh.axis_names)
+  return Mesh(mesh.devices, mesh.axis_names,
+              axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def _run(
