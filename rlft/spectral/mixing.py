@@ -4,8 +4,8 @@ Leading and trailing directions are one run of rows on a circle. An edit works
 on that run, or on what it leaves over when that is shorter, so that its cost
 goes with the shorter of the two. The number of rows is traced and masked; the
 static width above it takes at most eight values, so that a sweep compiles at
-most eight programs per shape. Directions are rows here (of u.mT and vt): runs of rows are
-cheap to read.
+most eight programs per shape. Directions are rows here (of u.mT and vt), as
+runs of rows are cheap to read.
 """
 import functools
 from typing import NamedTuple
