@@ -119,6 +119,8 @@ def test_live_rows_are_those_of_the_saved_checkpoints(whole):
     for mine, theirs in zip(live, saved, strict=True):
       assert mine.keys() == {'step', *theirs}
       for name, found in theirs.items():
+        if name == 'exceeds_energy_outside':
+          continue  # nothing is outside a whole basis: rounding decides
         if isinstance(found, float):
           found = pytest.approx(found, rel=1e-4, abs=1e-6)
         assert mine[name] == found, name
@@ -206,17 +208,22 @@ def test_a_mesh_may_be_given(monkeypatch):
   params = tiny.initialised()['policy']
   seen = []
   monkeypatch.setattr(rotation, '_over_devices', lambda *given, **_: (
-      seen.append(given[3]) or {}))
+      seen.extend(x for x in given if isinstance(x, Mesh)) or {}))
   for given, mine in ((mesh(), params), (None, placed(params))):
     rotation.analyse({'a': mine, 'b': mine}, before='a', after='b',
                      mesh=given, **WHAT)
   assert seen == [mesh(), mesh()]
-  alone, many = (bases.bases(params, WHAT['select'], given)
+  alone, many = (bases.bases(params, WHAT['select'], mesh=given)
                  for given in (None, mesh()))
   for path, factors in alone.items():
     np.testing.assert_allclose(many[path].s, factors.s, rtol=1e-6)
     assert many[path].u.sharding.mesh == mesh()
     assert many[path].u.shape == factors.u.shape
+  with pytest.raises(ValueError, match='leave out the cache, or the mesh'):
+    bases.bases(params, cache=bases.Cache(), mesh=mesh())
+  with pytest.raises(ValueError, match='leave out the cache, or the mesh'):
+    rotation.analyse({'a': params, 'b': params}, before='a', after='b',
+                     cache=bases.Cache(), mesh=mesh(), **WHAT)
 
 
 def test_what_is_due_by_hand():

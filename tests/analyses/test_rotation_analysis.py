@@ -11,12 +11,21 @@ from rlft.spectral import nulls
 
 L, D, F = 8, 20, 30
 MODULES = ['query', 'down']
+NUMBERS = {
+    'angle_top20_rad': ('angle', '_rad'),
+    'procrustes_rad': ('procrustes', '_rad'),
+    **{name: (name, '') for name in (
+        'projector_distance', 'cosine', 'alignment', 'value_shift', 'nss',
+        'energy_diagonal', 'energy_rotated', 'energy_outside',
+        'energy_principal', 'stable_rank', 'update_sparsity',
+        'update_on_principal', 'update_on_principal_bf16')}}
 FIELDS = {
-    'layer', 'module', 'angle_top20_rad', 'angle_null_rad',
-    'angle_null_low_rad', 'angle_null_high_rad', 'angle_floor_rad',
-    'value_shift', 'value_shift_null', 'value_shift_floor', 'energy_diagonal',
-    'energy_rotated', 'energy_outside', 'energy_diagonal_null', 'update_norm',
-    'weight_norm', 'stable_rank'}
+    'layer', 'module', 'update_norm', 'update_norm_floor',
+    'exceeds_update_norm', 'weight_norm', 'angle_random_rad',
+    'stored_mantissa_bits', 'looks_untrained', *NUMBERS,
+    *(f'{stem}_{what}{unit}' for stem, unit in NUMBERS.values()
+      for what in ('null', 'null_low', 'null_high', 'floor')),
+    *(f'exceeds_{stem}' for stem, _ in NUMBERS.values())}
 
 
 def tree(query, down):
@@ -80,8 +89,9 @@ def test_a_known_rotation_of_one_side_is_read_off(side):
   if side == 'output':
     still, moved = still.T, moved.T
   down = weights()['layers']['mlp']['down']['kernel']
-  before = tree(jnp.asarray(np.stack([still, still]), jnp.float32), down)
-  after = tree(jnp.asarray(np.stack([still, moved]), jnp.float32), down)
+  before = tree(jnp.asarray(np.stack([still] * L), jnp.float32), down)
+  after = tree(jnp.asarray(np.stack([still, moved] + [still] * (L - 2)),
+                           jnp.float32), down)
   found = analyse(before, after)
   angles = found['curves']['query/angles']
   np.testing.assert_allclose(angles[1], [0, 0, 0, .3], atol=2e-6)
@@ -218,7 +228,9 @@ def test_the_seed_moves_the_null_and_nothing_else():
   assert one['rows'] == same['rows']
   for a, b in zip(one['rows'], other['rows'], strict=True):
     changed = {k for k in a if a[k] != b[k]}
-    assert changed == {k for k in FIELDS if 'null' in k}
+    null = {k for k in FIELDS if '_null' in k}
+    assert {k for k in null if 'angle' in k or 'shift' in k} <= changed
+    assert changed <= null | {k for k in FIELDS if k.startswith('exceeds')}
 
 
 def test_selected_single_matrices_count_as_one_layer():
