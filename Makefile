@@ -28,6 +28,7 @@ smoke: $(VENV)/.installed
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
+	$(VENV)/bin/python -m tests.bench.spectral
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -17,7 +17,9 @@ from jaxtyping import PyTree
 from rlft import parts
 from rlft.training import metrics
 
-OURS = ('after', 'before', 'checkpoints', 'name')  # not the config's to say
+OURS = (  # not the config's to say
+    'after', 'before', 'cache', 'checkpoints', 'mesh', 'name', 'null_after',
+    'null_before', 'stored')
 
 
 class Analysis(NamedTuple):

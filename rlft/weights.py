@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
+from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 
 
@@ -23,6 +25,19 @@ def load(name: str) -> PyTree:
   if name.startswith('asset:'):
     return {'policy': load_asset(name.removeprefix('asset:'))}
   return checkpoint.load_params(name)
+
+
+def fingerprints(name: str) -> dict[str, str]:
+  """Path -> fingerprint of each tensor that the file of `name` holds.
+
+  Read anew and on its own, to be held against what an analysis was given.
+  """
+  if name.startswith('asset:'):
+    path = tokenizer.ASSETS / f'{name.removeprefix("asset:")}.safetensors'
+    with safetensors.safe_open(path, framework='np') as file:
+      return trees.fingerprints(
+          {k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
+  return trees.fingerprints(checkpoint.load_params(name)['policy'])
 
 
 def verify(name: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from rlft import config as door
 from rlft import tokenizer, weights
+from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 from rlft.types import TrainState
 from tests import tiny
@@ -140,3 +141,9 @@ def test_the_asset_of_this_package_is_whole_and_fits_its_model():
   weights.verify('asset:points24_nano')
   section = door.from_dict(weights.config_of('asset:points24_nano'))
   assert section.model.preset == 'nano'
+
+
+def test_fingerprints_are_those_of_the_file():
+  name = 'asset:points24_nano'
+  loaded = weights.load(name)['policy']
+  assert weights.fingerprints(name) == trees.fingerprints(loaded)

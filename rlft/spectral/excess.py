@@ -42,7 +42,8 @@ def columns(
 
   All on the host. `null` has a leading axis of draws, `cross` is the update of
   another pair of checkpoints. A number exceeds when it is further from its
-  value without an update than every one of them; one that is NaN does not.
+  value without an update than every one of them that is not NaN; one that is
+  NaN itself does not.
   """
   found = {}
   for number in NUMBERS:
@@ -59,8 +60,8 @@ def columns(
       found[f'{stem}_cross{unit}'] = _take(cross, number.field)
       rivals.append(_take(cross, number.field))
     further = np.less if number.unmoved else np.greater
-    found[f'exceeds_{stem}'] = np.all(
-        [further(own, x) for x in rivals], axis=0)
+    beyond = [np.logical_or(further(own, x), np.isnan(x)) for x in rivals]
+    found[f'exceeds_{stem}'] = np.all([*beyond, ~np.isnan(own)], axis=0)
   return found
 
 

@@ -19,7 +19,7 @@ SHARE = 0.3  # of the entries; arXiv 2511.08567 states none
 
 @functools.partial(jax.jit, static_argnums=1)
 def mask(
-    factors: svd.SVD, k: int, share: float = SHARE,
+    factors: svd.SVD, k: int, share: float | Float[Array, ''] = SHARE,
 ) -> Bool[Array, '*L M N']:
   """The largest `share` of the entries of the best rank-k approximation."""
   return largest(svd.compose(svd.leading(factors, k)), share)

@@ -56,12 +56,16 @@ def largest_value(w: Float[Array, '*L M N']) -> Float[Array, '*L']:
   spectrum as for a spike, at a small part of a decomposition's cost (Musco and
   Musco 2015, arXiv 1504.05477).
   """
+  # Scaled, so that the squares of a tiny matrix do not underflow.
+  size = jnp.max(jnp.abs(w), axis=(-2, -1), keepdims=True)
+  w = w / jnp.where(size > 0, size, 1)
   tall = w if w.shape[-2] >= w.shape[-1] else w.mT
   n = tall.shape[-1]
   if n <= BLOCK * STEPS:
-    return svd.decompose(tall).s[..., 0]
+    return svd.decompose(tall).s[..., 0] * size[..., 0, 0]
   start = jax.random.normal(jax.random.key(0), (n, BLOCK))
-  return svd.each(functools.partial(_krylov, start=start), tall)[..., 0, 0]
+  found = svd.each(functools.partial(_krylov, start=start), tall)
+  return (found * size)[..., 0, 0]
 
 
 def _krylov(
@@ -80,7 +84,8 @@ def _krylov(
       last = last - _matmul(basis, _matmul(basis.mT, last))
       last, s, _ = svd.decompose(last)
     # Where the space is exhausted, directions of the basis came back.
-    last = jnp.where(jnp.broadcast_to(s[..., None, :], last.shape) > .5, last, 0)
+    new = jnp.broadcast_to(s[..., None, :], last.shape) > .5
+    last = jnp.where(new, last, 0)
     return jax.lax.dynamic_update_slice_in_dim(
         basis, last, i * BLOCK, axis=-1), last
 
