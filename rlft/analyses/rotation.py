@@ -172,37 +172,46 @@ def _module(
 ) -> _Module:
   rank = min(weight.shape[-2:])
   counts = tuple(max(1, svd.count(f, rank)) for f in (top, *FRACTIONS))
-  update = target - weight
   name = zlib.crc32(path.encode())
   stored = [nulls.stored_bits(x) for x in (weight, target)]
-  noise = nulls.storage_noise(
-      jax.random.key(name), weight, min(stored), stored[0] == min(stored))
-  groups = clusters.groups(old.s, clusters.resolvable(old.s, noise))
-  compare = functools.partial(
-      comparison.compare, groups=groups,
-      heavy=principal.mask(old, counts[0]), counts=counts)
-  against = lambda change: compare(
-      old, svd.decompose(weight + change), weight, change)
+  update, noise, groups, heavy, length = _prepared(
+      jax.random.key(name), weight, target, old, min(stored),
+      stored[0] == min(stored), counts[0])
+  compare = lambda factors, change: jax.device_get(comparison.compare(
+      old, factors, weight, change, groups=groups, heavy=heavy, counts=counts))
+  against = lambda change: compare(svd.decompose(weight + change), change)
   keys = jax.random.split(
       jax.random.fold_in(jax.random.key(seed), name), draws)
   null = [against(nulls.norm_matched(key, update)) for key in keys]
   cross = None
   if null_update is not None:
     cross = against(nulls.scaled(null_update, update))
-  values = np.asarray(new.s)
   return jax.device_get(_Module(
-      real=compare(old, new, weight, update),
-      null=jax.tree.map(lambda *x: jnp.stack(x), *null),
+      real=compare(new, update),
+      null=jax.tree.map(lambda *x: np.stack(x), *null),
       floor=against(noise), cross=cross,
-      values_before=old.s, weight_norm=jnp.linalg.norm(weight, axis=(-2, -1)),
-      groups=groups, stored_bits=min(stored),
+      values_before=old.s, weight_norm=length, groups=groups,
+      stored_bits=min(stored),
       random_angle=float(max(x.mean() for x in nulls.random_subspace_angles(
           *weight.shape[-2:], counts[0]))),
       untrained=[untrained.looks_untrained(s, *weight.shape[-2:])
-                 for s in values],
+                 for s in np.asarray(new.s)],
       published=_published(old, new, counts[0]) if reference else None))
 
 
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+def _prepared(
+    key: Array, weight: Float[Array, 'L M N'], target: Float[Array, 'L M N'],
+    old: svd.SVD, bits: int, rounded: bool, k: int,
+) -> tuple[Array, Array, Array, Array, Array]:
+  """The update, storage noise, clusters, principal weights and norms."""
+  noise = nulls.storage_noise(key, weight, bits, rounded)
+  groups = clusters.groups(old.s, clusters.resolvable(old.s, noise))
+  return (target - weight, noise, groups, principal.mask(old, k),
+          jnp.linalg.norm(weight, axis=(-2, -1)))
+
+
+@functools.partial(jax.jit, static_argnums=2)
 def _published(old: svd.SVD, new: svd.SVD, k: int) -> Float[Array, 'L']:
   """The mean angle by the published formula, on the side of the larger."""
   sides = ((old.u, new.u), (old.vt.mT, new.vt.mT))
