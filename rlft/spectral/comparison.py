@@ -73,7 +73,7 @@ def compare(
       energy_principal=principal.energy(old, update, k),
       update_norm=jnp.linalg.norm(update, axis=(-2, -1)),
       stable_rank=updates.stable_rank(update),
-      sparsity=jnp.mean(unchanged.astype(jnp.float32), axis=(-2, -1)),
+      sparsity=updates.sparsity(weight, weight + update),
       on_principal=principal.overlap(heavy, principal.largest(update)),
       on_principal_bf16=principal.overlap(heavy, jnp.logical_not(unchanged)))
 

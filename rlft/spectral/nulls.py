@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Key
 from rlft.spectral import rotation
 
 
+@jax.jit
 def norm_matched(
     key: Key[Array, ''], update: Float[Array, '*L M N'],
 ) -> Float[Array, '*L M N']:
@@ -22,6 +23,7 @@ def norm_matched(
   return scaled(noise, update)
 
 
+@jax.jit
 def scaled(
     other: Float[Array, '*L M N'], update: Float[Array, '*L M N'],
 ) -> Float[Array, '*L M N']:

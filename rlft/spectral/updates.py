@@ -3,6 +3,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rlft.spectral import svd
@@ -63,7 +64,8 @@ def largest_value(w: Float[Array, '*L M N']) -> Float[Array, '*L']:
   n = tall.shape[-1]
   if n <= BLOCK * STEPS:
     return svd.decompose(tall).s[..., 0] * size[..., 0, 0]
-  start = jax.random.normal(jax.random.key(0), (n, BLOCK))
+  start = jnp.asarray(
+      np.random.default_rng(0).normal(size=(n, BLOCK)), jnp.float32)
   found = svd.each(functools.partial(_krylov, start=start), tall)
   return (found * size)[..., 0, 0]
 

@@ -267,7 +267,7 @@ def test_what_is_analysed_must_be_what_the_file_holds():
 def test_a_checkpoint_of_fresh_matrices_is_warned_of():
   rng = np.random.default_rng(0)
   fresh, other = ({'head': {'kernel': jnp.asarray(
-      rng.normal(size=(40, 36)) * .02, jnp.float32)}} for _ in range(2))
+      rng.normal(size=(36, 36)) * .02, jnp.float32)}} for _ in range(2))
   found = analyse(fresh, other, select='head')
   assert found['rows'][0]['looks_untrained']
   assert 'independent random entries' in found['warnings'][0]
@@ -360,8 +360,8 @@ def test_the_seed_moves_the_null_and_nothing_else():
 
 
 def test_selected_single_matrices_count_as_one_layer():
-  before = {'head': {'kernel': weights()['layers']['attention']['query'][
-      'kernel'][0]}}
+  before = {'head': {'kernel': jnp.asarray(
+      np.diag(np.linspace(8, 1, 36))[:, ::-1].copy(), jnp.float32)}}
   after = jax.tree.map(lambda w: w * 1.5, before)
   found = analyse(before, after, select='head')
   row, = found['rows']
