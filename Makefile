@@ -28,6 +28,7 @@ smoke: $(VENV)/.installed
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
+	$(VENV)/bin/python -m tests.bench.spectral
 
 # an interrupted venv has a python but no pip; made again, it is completed
 $(VENV)/.made:

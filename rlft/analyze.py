@@ -27,8 +27,11 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
         params['before'], params['after'])
     sweep(config, run_dir / f'{name}.jsonl', edits)
     return
+  stored = {
+      role: weights.fingerprints(where)
+      for role, where in config.checkpoints.items()}
   table = parts.bind('analyses', 'analyse', **section)(
-      params, before='before', after='after')
+      params, before='before', after='after', stored=stored)
   curves = table.pop('curves')
   temporary = run_dir / f'{name}.tmp.npz'
   np.savez_compressed(temporary, **curves)

@@ -134,11 +134,12 @@ def sampler(
 
 def compare(before: str, after: str, **options: Any) -> dict:
   """`analyses/rotation.py` between two checkpoints: rows and curves."""
-  trees = {
-      role: weights.load(name)['policy']
-      for role, name in (('before', before), ('after', after))}
+  names = {'before': before, 'after': after}
+  trees = {role: weights.load(name)['policy'] for role, name in names.items()}
   weights.match(trees['after'], trees['before'], after)
-  return rotation.analyse(trees, before='before', after='after', **options)
+  stored = {role: weights.fingerprints(name) for role, name in names.items()}
+  return rotation.analyse(
+      trees, before='before', after='after', stored=stored, **options)
 
 
 def write_report(study_dir: str | Path) -> Path:

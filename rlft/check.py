@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from rlft import config as door
-from rlft import envs, parts, tokenizer, train, weights
+from rlft import envs, observe, parts, tokenizer, train, weights
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -30,7 +30,8 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   train.marks(config.checkpoint, config.num_steps)
   words = tokenizer.load(config.tokenizer)
   family, model = train.build_model(config.model, words)
-  jax.eval_shape(lambda k: family.initialise(model, k), jax.random.key(0))
+  shapes = jax.eval_shape(
+      lambda k: family.initialise(model, k), jax.random.key(0))
   source = train.build_source(config, model, words, {})
   train.build_update(config, model)
   section = config.experience
@@ -40,6 +41,8 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
   train.build_evaluations(config, model, words, base={})
+  for analysis in train.build_analyses(config):
+    observe.rehearse(analysis, shapes)
   objective(config)
   if not train.is_online(config):
     source.next(source.init(), None, {}, jax.random.key(0))

@@ -36,6 +36,7 @@ def skeleton() -> ml_collections.ConfigDict:
       advantages=EMPTY(),
       passes=EMPTY(),  # epochs and minibatches of each rollout
       optimizer=EMPTY(),
+      analyses=EMPTY(),  # of the parameters in the loop: observe.py
       evaluate=dict(steps=(), every=0),
       checkpoint=dict(steps=(), every=0, keep=0),  # keep=0 keeps all
       log=dict(every=10),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from rlft import envs, evaluate, parts, policy, tokenizer, weights
+from rlft import envs, evaluate, observe, parts, policy, tokenizer, weights
 from rlft.training import checkpoint, metrics, optimizer, progress, steps
 from rlft.types import Source, TrainState
 
@@ -27,6 +27,7 @@ class Job(NamedTuple):
   source: Source
   update: Callable
   evaluations: Sequence[evaluate.Evaluation]
+  analyses: Sequence[observe.Analysis]
   online: bool
   probe: Callable  # (params, batch) -> the objective's metrics, no update
 
@@ -42,7 +43,7 @@ def build(config: ml_collections.ConfigDict) -> Job:
       jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params),
       jax.random.key(config.seed))
   return Job(state, source, update, build_evaluations(config, model, words),
-             is_online(config), probe)
+             build_analyses(config), is_online(config), probe)
 
 
 def is_online(config) -> bool:
@@ -171,6 +172,21 @@ def build_evaluations(
   return made
 
 
+def build_analyses(config) -> list[observe.Analysis]:
+  """The section `analyses`; `every` and `steps` as elsewhere, but never 0."""
+  found = []
+  for name, section in config.analyses.items():
+    if not isinstance(section, ml_collections.ConfigDict):
+      raise ValueError(
+          f'analyses.{name} is {section!r}: write dict(every=100)')
+    options = {'steps': (), 'every': 0, **section.to_dict()}
+    when = ml_collections.ConfigDict(
+        {key: options.pop(key) for key in ('steps', 'every')})
+    found.append(
+        observe.bind(name, marks(when, config.num_steps), **options))
+  return found
+
+
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   """Trains to `num_steps`, from the newest checkpoint if there is one."""
   job = build(config)
@@ -198,12 +214,27 @@ def begin(job: Job, dtype: str) -> None:
   check_start(data, job.probe(state.params, batch), dtype)
 
 
+def starting_policy(job: Job, manager) -> Any:
+  """A copy of the policy at step 0, for the analyses; None without any.
+
+  The run's own checkpoint where it has one already: what `init` names may have
+  moved on since this run began.
+  """
+  if not job.analyses:
+    return None
+  if 0 in manager.all_steps():
+    return checkpoint.restore_params(manager, 0, job.state.params)['policy']
+  return jax.tree.map(jnp.copy, job.state.params['policy'])
+
+
 def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
-  """source.next, update, log, evaluate, save."""
+  """source.next, update, analyse, log, evaluate, save."""
   start = int(state.step)
   counter = metrics.Compilations()
   writer = metrics.open_writer(run_dir, start)
   metrics.truncate(run_dir / 'evals.jsonl', start)
+  analyse = observe.recorder(
+      run_dir, start, job.analyses, starting_policy(job, manager))
   meta = {'num_steps': config.num_steps}
   seen = {}
 
@@ -227,7 +258,8 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
     state, seen = job.update(state, batch)
     # the source's first draw would wait for it, on the experience's account
     jax.block_until_ready(state.params)
-    if (step + 1) % config.log.every == 0 or step == 0:
+    analysed = analyse(step + 1, state.params['policy'], clock)
+    if analysed or (step + 1) % config.log.every == 0 or step == 0:
       seen = jax.device_get(seen)
       clock.lap('update')
       spent = clock.flush()

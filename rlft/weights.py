@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
+from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 
 
@@ -33,6 +35,19 @@ def spelled(name: object) -> str:
     raise ValueError(
         f'{name!r} names no checkpoint: write RUN_DIR@STEP or asset:NAME')
   return str(name)
+
+
+def fingerprints(name: str) -> dict[str, str]:
+  """Path -> fingerprint of each tensor that the file of `name` holds.
+
+  Read anew and on its own, to be held against what an analysis was given.
+  """
+  if name.startswith('asset:'):
+    path = tokenizer.ASSETS / f'{name.removeprefix("asset:")}.safetensors'
+    with safetensors.safe_open(path, framework='np') as file:
+      return trees.fingerprints(
+          {k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
+  return trees.fingerprints(checkpoint.load_params(name)['policy'])
 
 
 def verify(name: str) -> None:
@@ -146,7 +161,6 @@ def match(params: PyTree, like: PyTree, name: str) -> PyTree:
         f'{want.get(k, "none")}; set the model section to the one it was '
         'made with')
   return params
-
 
 
 def ship(checkpoint_name: str, asset: str) -> Path:

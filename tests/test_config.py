@@ -209,6 +209,15 @@ REFUSED = [
     (lambda c: c.update(base='asset:none'), "no asset 'none'"),
     (lambda c: c.update(tokenizer='asset:none'), 'no tokenizer at'),
     (put('evaluate', steps=(0, 9)), 'step 9 is beyond num_steps 4'),
+    (put('analyses', rotatoin={}), "no 'rotatoin' in rlft/analyses; known: re"),
+    (put('analyses', restoration=dict(every=1)),
+     r'analyses\.restoration cannot run in the loop: it has no analyse\(\)'),
+    (put('analyses', rotation=3), r'analyses\.rotation is 3: write dict'),
+    (put('analyses', rotation=dict(evry=1)), r'takes no evry; known: .*draws'),
+    (put('analyses', rotation=dict(before='x')), 'takes no before: a run comp'),
+    (put('analyses', rotation=dict(draws=0)), 'draws=0'),
+    (put('analyses', rotation=dict(select='x')), "matches select='x'; known"),
+    (put('analyses', rotation=dict(steps=(9,))), 'step 9 is beyond num_steps'),
     (put('checkpoint', steps=(-1,)), 'step -1 is before'),
 ]
 

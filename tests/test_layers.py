@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
-    ('train', 'evaluate', 'analyze', 'check', 'config', 'directory'),
+    ('train', 'evaluate', 'analyze', 'observe', 'check', 'config',
+     'directory'),
     ('analyses',),
     ('weights',),
     ('training', 'experience'),

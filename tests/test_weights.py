@@ -8,6 +8,7 @@ import pytest
 
 from rlft import config as door
 from rlft import tokenizer, weights
+from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 from rlft.types import TrainState
 from tests import tiny
@@ -147,3 +148,9 @@ def test_what_can_be_no_name_is_told(name):
   for function in (weights.load, weights.config_of):
     with pytest.raises(ValueError, match='names no checkpoint: write RUN_DIR@'):
       function(name)
+
+
+def test_fingerprints_are_those_of_the_file():
+  name = 'asset:points24_nano'
+  loaded = weights.load(name)['policy']
+  assert weights.fingerprints(name) == trees.fingerprints(loaded)

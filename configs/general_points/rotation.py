@@ -3,7 +3,7 @@
 rlft run --config=configs/general_points/rotation.py --run_dir=runs/rotation
 
 Principal angles of the leading 20 % of directions and the change of singular
-values, each beside its norm-matched null and its bf16 floor.
+values, each beside its norm-matched null and the floor of its storage.
 """
 from ml_collections import ConfigDict
 

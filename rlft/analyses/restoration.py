@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from rlft.ops import trees
-from rlft.spectral import bases, restore, svd
+from rlft.spectral import bases, pairs, published, restore
 
 
 class Edited(NamedTuple):
@@ -37,17 +37,21 @@ class Kind(NamedTuple):
   control: bool
 
 
-PLACE = {'layers': None, 'modules': None}  # fractions of the depth; short names
+# Fractions of the depth, numbers of layers, short names of modules.
+PLACE = {'layers': None, 'layer_numbers': None, 'modules': None}
 STEP = {'amount': None, 'distance': None, 'match': None}  # give one
+SELECTION = ('top', 'tail', 'top_count', 'tail_count')
+COUNTS = {'top_count': None, 'tail_count': None}  # instead of top and tail
+MIXED = dict(top=0.2, tail=0.0, **COUNTS, polar=True, reference=False, **PLACE)
 KINDS = {
     'none': Kind({}, True),
-    'values': Kind(dict(top=1.0, tail=0.0, **PLACE), False),
-    'vectors': Kind(dict(top=0.2, tail=0.0, polar=True, **PLACE), False),
-    'triplets': Kind(dict(top=0.2, tail=0.0, polar=True, **PLACE), False),
+    'values': Kind(dict(top=1.0, tail=0.0, **COUNTS, **PLACE), False),
+    'vectors': Kind(MIXED, False),
+    'triplets': Kind(MIXED, False),
     'revert': Kind(PLACE, False),
     'interpolate': Kind(STEP | PLACE, True),
     'noise': Kind(STEP | PLACE, True),
-    'low_rank': Kind(dict(top=0.2, **PLACE), True),
+    'low_rank': Kind(dict(top=0.2, top_count=None, **PLACE), True),
 }
 
 
@@ -55,9 +59,8 @@ class _Sweep(NamedTuple):
   """What the edits of a sweep share; factors are made when first wanted."""
   after: dict[str, Array]
   before: dict[str, Array]
-  after_factors: Any  # () -> {path: SVD}
-  before_factors: Any
-  update_factors: Any
+  pair: Any  # path -> pairs.Pair
+  update_factors: Any  # path -> SVD
   modules: dict[str, str]  # path -> short name
   seed: int
 
@@ -65,6 +68,7 @@ class _Sweep(NamedTuple):
 def edits(
     before: PyTree, after: PyTree, *, sweep: Sequence[Mapping[str, Any]],
     seed: int = 0, select: str = trees.BLOCKS,
+    cache: bases.Cache | None = None,
 ) -> Iterator[Edited]:
   """The edits of a sweep, one at a time, each a whole tree of parameters.
 
@@ -72,11 +76,14 @@ def edits(
   the kinds and their keywords. `interpolate` and `noise` go by `amount`, a
   fraction of the way, by `distance`, the Frobenius distance to `after` they
   shall end at, or by `match`, the label of an earlier edit whose distance it
-  shall be. The whole sweep is checked before the first edit: ValueError
-  names an unknown kind or keyword, two equal entries, or an empty range.
+  shall be. `reference=True` takes the published formulas, with their shortcut
+  to reversion and without the polar correction. A matrix is factored once for
+  the whole sweep, with `cache` (see `bases`) once for all sweeps that share
+  it. The whole sweep is checked before the first edit: ValueError names an
+  unknown kind or keyword, two equal entries, or an empty range.
   """
   trees.same(before, after)
-  shared = _share(before, after, seed, select)
+  shared = _share(before, after, seed, select, cache)
   plans = _plans(sweep, shared)
   for label, kind, options in plans:
     if options.get('distance') is not None:
@@ -93,7 +100,8 @@ def check(
   Needs no weights: `like` is a tree of shapes (`jax.eval_shape`).
   """
   jax.eval_shape(
-      lambda x: _plans(sweep, _share(x, x, seed, select)) and None, like)
+      lambda x: _plans(sweep, _share(x, x, seed, select, None)) and None,
+      like)
 
 
 def _plans(
@@ -113,14 +121,19 @@ def _plans(
   return plans
 
 
-def _share(before: PyTree, after: PyTree, seed: int, select: str) -> _Sweep:
+def _share(
+    before: PyTree, after: PyTree, seed: int, select: str,
+    cache: bases.Cache | None,
+) -> _Sweep:
   old, new = (trees.matrices(x, select) for x in (before, after))
+  factors = lambda path, stack: bases.factors(path, stack, cache)
+  pair = lambda path: pairs.Pair(
+      new[path], old[path], after_factors=factors(path, new[path]),
+      before_factors=factors(path, old[path]))
   return _Sweep(
-      after=new, before=old,
-      after_factors=functools.cache(lambda: bases.bases(after, select)),
-      before_factors=functools.cache(lambda: bases.bases(before, select)),
-      update_factors=functools.cache(lambda: {
-          p: svd.decompose(new[p] - old[p]) for p in new}),
+      after=new, before=old, pair=functools.cache(pair),
+      update_factors=functools.cache(
+          lambda path: factors(path, new[path] - old[path])),
       modules=trees.modules(list(new)), seed=seed)
 
 
@@ -157,6 +170,14 @@ def _plan(
         f'{kind} takes no {", ".join(unknown)}; known: '
         f'{", ".join(defaults) or "nothing"}')
   options = {**defaults, **given}
+  for name in ('top', 'tail'):
+    # A number of directions stands instead of the fraction's default.
+    if options.get(f'{name}_count') is not None:
+      options[name] = given.get(name)
+  if options.get('reference'):
+    if given.get('polar'):
+      raise ValueError(f'{kind}: the reference has no polar correction')
+    options['polar'] = defaults['polar']
   label = f'{kind}, of {given}'
   try:
     label = _label(kind, options)
@@ -173,13 +194,13 @@ def _label(kind: str, options: dict[str, Any]) -> str:
       words.append(f'{float(value):g}')
     elif name == 'match' and value is not None:
       words.append(f'match={value.replace(" ", ":")}')
-    elif name == 'top':
+    elif name == 'top' and value is not None:
       words.append(f'top={float(value)}')
-    elif name == 'layers' and value is not None:
-      words.append('layers=' + ':'.join(f'{x:g}' for x in value))
+    elif name in ('layers', 'layer_numbers') and value is not None:
+      words.append(f'{name}=' + ':'.join(f'{x:g}' for x in value))
     elif name == 'modules' and value is not None:
       words.append('modules=' + ','.join(value))
-    elif value != KINDS[kind].defaults[name]:
+    elif value is not None and value != KINDS[kind].defaults[name]:
       words.append(f'{name}={value}')
   return ' '.join(words)
 
@@ -192,17 +213,19 @@ def _check(kind: str, options: dict[str, Any], shared: _Sweep) -> None:
     raise ValueError(
         f'no module {", ".join(sorted(unknown))}; known: '
         f'{", ".join(sorted(known))}')
-  if options.get('layers') is not None:
+  if _ranged(options):
     for stack in shared.after.values():
       if stack.ndim > 2:
-        restore.layer_range(tuple(options['layers']), len(stack))
+        _span(options, len(stack))
   if kind != 'none' and not _places(options, shared):
     raise ValueError('no selected matrix is there; widen it')
-  if 'top' in options:
-    top, tail = options['top'], options.get('tail', 0.0)
-    svd.count(top, 1), svd.count(tail, 1)
-    if top + tail > 1 + 1e-6:
-      raise ValueError('top and tail overlap; their sum is at most 1')
+  if 'top' in options and not options.get('reference'):
+    chosen = [options.get(name) for name in SELECTION]
+    for path in _places(options, shared):
+      try:
+        restore.counts(min(shared.after[path].shape[-2:]), *chosen)
+      except ValueError as error:
+        raise ValueError(f'{shared.modules[path]}: {error}') from error
   if 'amount' in options:
     if sum(options[name] is not None for name in STEP) != 1:
       raise ValueError(f'give one of {", ".join(STEP)}')
@@ -228,13 +251,25 @@ def _check_amount(kind: str, amount: float) -> None:
 
 def _places(options: dict[str, Any], shared: _Sweep) -> list[str]:
   """Paths of the matrices that an edit touches."""
-  wanted, layers = options.get('modules'), options.get('layers')
+  wanted = options.get('modules')
   return [
       path for path, module in shared.modules.items()
       if (wanted is None or module in wanted)
       # A matrix outside the stack, such as the head, is in no layer.
-      and (layers is None or shared.after[path].ndim > 2)
+      and (not _ranged(options) or shared.after[path].ndim > 2)
   ]
+
+
+def _ranged(options: dict[str, Any]) -> bool:
+  return any(options.get(k) is not None for k in ('layers', 'layer_numbers'))
+
+
+def _span(options: dict[str, Any], depth: int) -> tuple[int, int]:
+  """First layer of an edit and the one after its last."""
+  layers, numbers = (
+      None if options[k] is None else tuple(options[k])
+      for k in ('layers', 'layer_numbers'))
+  return restore.layer_range(layers, depth, layer_numbers=numbers)
 
 
 def _amount(options: dict[str, Any], shared: _Sweep) -> float:
@@ -252,9 +287,10 @@ def _amount(options: dict[str, Any], shared: _Sweep) -> float:
 
 
 def _within(options: dict[str, Any], after: Array, edited: Array) -> Array:
-  if options['layers'] is None:
+  if not _ranged(options):
     return edited
-  return restore.within(after, edited, layers=tuple(options['layers']))
+  span = _span(options, len(after))
+  return restore.within(after, edited, layer_numbers=span)
 
 
 def _edit(
@@ -262,19 +298,18 @@ def _edit(
   """The edited matrices, by path."""
   if kind == 'none':
     return {}
-  spectral = {
-      name: options[name] for name in ('top', 'tail', 'polar')
-      if name in options}
+  spectral = {name: options[name] for name in SELECTION if name in options}
+  if 'polar' in options and not options['reference']:
+    spectral['polar'] = options['polar']
+  formulas = published if options.get('reference') else restore
   amount = _amount(options, shared) if 'amount' in options else 0.0
   edited = {}
   for path in _places(options, shared):
     after, before = shared.after[path], shared.before[path]
     if kind in ('values', 'vectors', 'triplets'):
-      new = getattr(restore, kind)(
-          shared.after_factors()[path], shared.before_factors()[path],
-          **spectral)
+      new = getattr(formulas, kind)(shared.pair(path), **spectral)
     elif kind == 'low_rank':
-      new = restore.low_rank(after, shared.update_factors()[path], **spectral)
+      new = restore.low_rank(after, shared.update_factors(path), **spectral)
     elif kind == 'interpolate':
       new = restore.interpolate(after, before, amount=amount)
     elif kind == 'noise':

@@ -1,71 +1,88 @@
 """How far each matrix turned between two checkpoints, beside what chance does.
 
 Claims 13 to 15 of arXiv 2508.16546: singular values hardly change, vectors
-rotate by large angles, off-diagonal energy dominates. Each number stands beside
-its null (a random update of equal norm, run through the same functions) and
-its floor (what rounding the weights to bfloat16 does).
+rotate by large angles, off-diagonal energy dominates; and the numbers of arXiv
+2511.08567 and 2506.00772. Each stands beside its null (a random update of equal
+norm and, when it is given, the update of another pair of checkpoints, run
+through the same functions) and its floor (what the rounding of the stored
+weights does), with a column that says whether it exceeds them.
 """
-import functools
-import zlib
-from typing import Any, NamedTuple
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from rlft.ops import trees
-from rlft.spectral import bases, nulls, rotation, svd
+from rlft.spectral import (
+    bases,
+    excess,
+    measured,
+    nulls,
+    sharded,
+    svd,
+    untrained,
+)
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)  # of the directions, for the curve over k
-
-
-class Comparison(NamedTuple):
-  """What one update did to a stack of matrices."""
-  angles: Float[Array, 'L K']  # radians, the side that turned more
-  angle: Float[Array, 'L']  # their mean
-  angle_by_top: Float[Array, 'L F']  # the mean at other numbers of directions
-  cosine: Float[Array, 'L R']  # the side that turned more
-  value_shift: Float[Array, 'L R']
-  values: Float[Array, 'L R']
-  energy: rotation.Energy
 
 
 def analyse(
     checkpoints: dict[str, PyTree], *, before: str, after: str, seed: int = 0,
     top: svd.Fraction = 0.2, draws: int = 4, select: str = trees.BLOCKS,
+    null_before: str | None = None, null_after: str | None = None,
+    reference: bool = False,
+    stored: Mapping[str, Mapping[str, str]] | None = None,
+    cache: bases.Cache | None = None, mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Rows (one per layer and module) and curves (arrays) of one comparison.
 
-  All but 'curves' is plain JSON. angle_top20_rad is the mean principal angle
-  (radians) of the leading `top` directions by count, on the side of the matrix,
-  input or output, that turned more. angle_null_low_rad and angle_null_high_rad
-  are the smallest and largest of the null's draws; the other null numbers are
-  their means. value_shift is the mean |change| / value of the same directions,
-  stable_rank the update's. Raises ValueError for an unknown checkpoint,
-  checkpoints of different models, or a matrix that is not finite.
+  All but 'curves' is plain JSON; `compare_stack` says what a row holds.
+  `null_after` names a checkpoint whose update, from `null_before` (`before`
+  unless given), is a null too. `stored` maps a checkpoint to the fingerprints
+  (`trees.fingerprints`) of the tensors in its file: what is analysed must be
+  what the file holds. `tensors` are the fingerprints of what was analysed,
+  `warnings` sentences. Checkpoints that lie on a mesh, or any if `mesh` is
+  given, are analysed by all of its devices. Raises ValueError for an unknown
+  checkpoint, checkpoints of different models, a matrix that is not finite or
+  not the stored one, or for a cache (one device's) beside a mesh.
   """
-  for name in (before, after):
+  null_before = before if null_before is None else null_before
+  pairs = [before, after] + [null_before, null_after] * (null_after is not None)
+  for name in pairs:
     if name not in checkpoints:
       raise ValueError(
           f'no checkpoint {name!r}; known: {", ".join(checkpoints)}')
+    trees.same(checkpoints[before], checkpoints[name])
   if draws < 1 or not 0 < top <= 1:
     raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
-  old, new = checkpoints[before], checkpoints[after]
-  trees.same(old, new)
-  weights, targets = (trees.matrices(x, select) for x in (old, new))
-  factors = [_factors(n, checkpoints[n], select) for n in (before, after)]
+  stacks = [trees.matrices(checkpoints[name], select) for name in pairs]
+  tensors = [trees.fingerprints(x) for x in stacks]
+  for name, found in zip(pairs, tensors, strict=True):
+    trees.verify(found, (stored or {}).get(name, found), name)
+  for name, own in zip(pairs, stacks, strict=True):
+    _refuse_infinite(name, own)
+  options = dict(seed=seed, top=top, draws=draws, reference=reference)
+  mesh = mesh or sharded.mesh_of(stacks)
+  if mesh is not None and cache is not None:
+    raise ValueError('a cache of factors is of one device: leave out the '
+                     'cache, or the mesh')
+  compared = (_one_by_one(stacks, cache, **options) if mesh is None
+              else _over_devices(stacks, mesh, **options))
   rows, curves = [], {'top': np.asarray(FRACTIONS, np.float32)}
-  for path, module in trees.modules(list(weights)).items():
-    found, arrays = compare_stack(
-        path, weights[path], targets[path], *(f[path] for f in factors),
-        module=module, seed=seed, top=top, draws=draws)
+  for module, found, arrays in compared:
     rows += found
     curves |= {f'{module}/{k}': v for k, v in arrays.items()}
   return {
       'before': before, 'after': after, 'seed': seed, 'top': top,
-      'draws': draws,
+      'draws': draws, 'null_before': null_before, 'null_after': null_after,
       'null': f'Gaussian update of equal Frobenius norm, {draws} draws',
+      'tensors': {p: [h[p] for h in tensors[:2]] for p in tensors[0]},
+      'warnings': _warnings(rows),
       'rows': sorted(rows, key=lambda row: row['layer']), 'curves': curves}
 
 
@@ -73,20 +90,106 @@ def compare_stack(
     path: str, before: Float[Array, '*L M N'], after: Float[Array, '*L M N'],
     before_factors: svd.SVD, after_factors: svd.SVD, *, module: str,
     seed: int = 0, top: svd.Fraction = 0.2, draws: int = 4,
+    null_update: Float[Array, '*L M N'] | None = None,
+    reference: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-  """Rows and curves of one parameter; its null depends on seed and path."""
-  key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
-  found = _module(
-      _stacked(before), _stacked(after), _stacked_svd(before_factors),
-      _stacked_svd(after_factors), keys=jax.random.split(key, draws), top=top)
-  return _rows(module, found), _curves(found)
+  """Rows (plain numbers, one dict per layer) and curves of one parameter.
+
+  Every number X of `excess.NUMBERS` has the columns X; X_null, X_null_low and
+  X_null_high, mean, smallest and largest of `draws` random updates of equal
+  Frobenius norm; X_floor, the same for storage noise (of the format that the
+  values of the two checkpoints show: stored_mantissa_bits); X_cross, for
+  `null_update` scaled to that norm, where it is given; and exceeds_X: X is
+  further from its value without an update (0, or 1 for cosine and alignment)
+  than every draw, than X_cross and than X_floor. The update's norm has a floor
+  only. A number is None where it is undefined: the share of changed entries
+  where none changed.
+
+  angle_top20_rad is the mean principal angle (radians) of the leading `top`
+  directions by count, procrustes_rad that of their Procrustes rotation,
+  angle_random_rad what unrelated subspaces have; all on the side of the matrix,
+  input or output, that turned more. value_shift is the mean |change| / value of
+  the same directions, nss over the spectrum. Energies, stable rank and shares
+  are the update's. looks_untrained: the spectrum of `after` is that of
+  independent entries (see `untrained`). With `reference`, angle_published_rad
+  is the angle by the published formula. Nulls depend on seed and path, the
+  floor on the path. Decompositions: one per draw, one for the floor, one for
+  null_update.
+  """
+  before, after = _stacked(before), _stacked(after)
+  bits, rounded = _storage(before, after)
+  found = jax.device_get(measured.measure(
+      before, after, _stacked_svd(before_factors), _stacked_svd(after_factors),
+      measured.keys(path, seed, len(before), draws),
+      None if null_update is None else _stacked(null_update),
+      counts=measured.counts(min(before.shape[-2:]), (top, *FRACTIONS)),
+      bits=bits, rounded=rounded, reference=reference))
+  return _rows(module, found, bits, before.shape[-2:]), _curves(found)
 
 
-def _factors(name: str, params: PyTree, select: str) -> dict[str, svd.SVD]:
-  try:
-    return bases.bases(params, select)
-  except ValueError as error:
-    raise ValueError(f'checkpoint {name}: {error}') from error
+Compared = Iterator[tuple[str, list[dict[str, Any]], dict[str, np.ndarray]]]
+
+
+def _one_by_one(
+    stacks: list[dict[str, Array]], cache: bases.Cache | None,
+    **options: Any,
+) -> Compared:
+  """Module, rows and curves of each parameter."""
+  for path, module in trees.modules(list(stacks[0])).items():
+    own = [x[path] for x in stacks]
+    factors = [bases.factors(path, x, cache) for x in own[:2]]
+    yield module, *compare_stack(
+        path, *own[:2], *factors, module=module,
+        null_update=own[3].astype(jnp.float32) - own[2] if own[2:] else None,
+        **options)
+
+
+def _over_devices(
+    stacks: list[dict[str, Array]], mesh: Mesh, *, seed: int,
+    top: svd.Fraction, draws: int, reference: bool,
+) -> Compared:
+  """The same, every matrix measured whole on the device that is given it."""
+  formats, found = {}, {}
+  for path, before in stacks[0].items():
+    storage = _storage(before, stacks[1][path])
+    formats.setdefault(storage, []).append(path)
+  for (bits, rounded), paths in formats.items():
+    arguments = [{path: x[path] for path in paths} for x in stacks]
+    keys = {}
+    for path, w in arguments[0].items():
+      own = measured.keys(path, seed, math.prod(w.shape[:-2]), draws)
+      keys[path] = own.reshape(*w.shape[:-2], -1)
+    found |= sharded.tables(
+        measured.alone, *arguments, mesh=mesh, rows=keys,
+        fractions=(top, *FRACTIONS), bits=bits, rounded=rounded,
+        reference=reference)
+  for path, module in trees.modules(list(stacks[0])).items():
+    *lead, m, n = stacks[0][path].shape
+    flat = jax.tree.map(
+        lambda x, n=len(lead): x.reshape(-1, *x.shape[n:]), found[path])
+    bits, _ = next(k for k, paths in formats.items() if path in paths)
+    yield module, _rows(module, flat, bits, (m, n)), _curves(flat)
+
+
+def _storage(before: Array, after: Array) -> tuple[int, bool]:
+  """Mantissa bits of the coarser of two, and whether `before` has no more."""
+  stored = [nulls.stored_bits(x) for x in (before, after)]
+  return min(stored), stored[0] == min(stored)
+
+
+def _refuse_infinite(name: str, stacks: dict[str, Array]) -> None:
+  for path, stack in stacks.items():
+    try:
+      bases.refuse_infinite(path, stack)
+    except ValueError as error:
+      raise ValueError(f'checkpoint {name}: {error}') from error
+
+
+def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+  if rows and all(row['looks_untrained'] for row in rows):
+    return ['every matrix of the later checkpoint has the spectrum of '
+            'independent random entries: were its weights loaded by name?']
+  return []
 
 
 def _stacked(w: Array) -> Float[Array, 'L M N']:
@@ -95,103 +198,55 @@ def _stacked(w: Array) -> Float[Array, 'L M N']:
 
 
 def _stacked_svd(factors: svd.SVD) -> svd.SVD:
-  if factors.s.ndim == 1:
-    return svd.SVD(*(x[None] for x in factors))
-  return factors
+  return svd.SVD(
+      _stacked(factors.u), factors.s.reshape(-1, factors.s.shape[-1]),
+      _stacked(factors.vt))
 
 
-class _Module(NamedTuple):
-  """One stack against its null and its floor, on the host."""
-  real: Comparison
-  null: Comparison  # each field with a leading axis of draws
-  floor: Comparison
-  values_before: np.ndarray
-  update_norm: np.ndarray
-  weight_norm: np.ndarray
-  stable_rank: np.ndarray
-
-
-def _module(
-    weight: Float[Array, 'L M N'], target: Float[Array, 'L M N'],
-    old: svd.SVD, new: svd.SVD, *, keys: Array, top: float,
-) -> _Module:
-  rank = min(weight.shape[-2:])
-  counts = tuple(max(1, svd.count(f, rank)) for f in (top, *FRACTIONS))
-  update = target - weight
-  against = lambda change: _compare(
-      old, svd.decompose(weight + change), change, counts)
-  null = [against(nulls.norm_matched(key, update)) for key in keys]
-  lengths = [jnp.linalg.norm(x, axis=(-2, -1)) for x in (update, weight)]
-  return jax.device_get(_Module(
-      real=_compare(old, new, update, counts),
-      null=jax.tree.map(lambda *x: jnp.stack(x), *null),
-      floor=against(nulls.bf16_floor(weight)),
-      values_before=old.s, update_norm=lengths[0], weight_norm=lengths[1],
-      stable_rank=rotation.stable_rank(svd.decompose(update).s)))
-
-
-@functools.partial(jax.jit, static_argnames='counts')
-def _compare(
-    old: svd.SVD, new: svd.SVD, update: Float[Array, 'L M N'],
-    counts: tuple[int, ...],
-) -> Comparison:
-  angles = {k: _turned(old, new, k) for k in counts}  # equal counts once
-  means = [angles[k].mean(axis=-1) for k in counts]
-  return Comparison(
-      angles=angles[counts[0]], angle=means[0],
-      angle_by_top=jnp.stack(means[1:], axis=-1),
-      cosine=jnp.minimum(*rotation.cosine(old, new)),
-      value_shift=rotation.value_shift(old.s, new.s), values=new.s,
-      energy=rotation.energy(old, update))
-
-
-def _turned(old: svd.SVD, new: svd.SVD, k: int) -> Float[Array, 'L K']:
-  """Principal angles of the leading k, on the side of the larger mean."""
-  inputs, outputs = rotation.subspace_angles(
-      svd.leading(old, k), svd.leading(new, k))
-  more = inputs.mean(axis=-1, keepdims=True) >= outputs.mean(
-      axis=-1, keepdims=True)
-  return jnp.where(jnp.broadcast_to(more, inputs.shape), inputs, outputs)
-
-
-def _rows(module: str, found: _Module) -> list[dict[str, Any]]:
+def _rows(
+    module: str, found: measured.Measured, bits: int, shape: tuple[int, int],
+) -> list[dict[str, Any]]:
   """Exactly one flat dict of plain numbers per layer."""
-  real, null, floor = found.real, found.null, found.floor
-  leading = slice(None, real.angles.shape[-1])
-  shift = lambda c: c.value_shift[..., leading].mean(axis=-1)
-  columns = {
-      'angle_top20_rad': real.angle,
-      'angle_null_rad': null.angle.mean(axis=0),
-      'angle_null_low_rad': null.angle.min(axis=0),
-      'angle_null_high_rad': null.angle.max(axis=0),
-      'angle_floor_rad': floor.angle,
-      'value_shift': shift(real),
-      'value_shift_null': shift(null).mean(axis=0),
-      'value_shift_floor': shift(floor),
-      'energy_diagonal': real.energy.diagonal,
-      'energy_rotated': real.energy.rotated,
-      'energy_outside': real.energy.outside,
-      'energy_diagonal_null': null.energy.diagonal.mean(axis=0),
-      'update_norm': found.update_norm,
+  layers, k = found.real.angles.shape
+  random = nulls.random_subspace_angles(*shape, k)
+  columns = excess.columns(
+      found.real, _draws_first(found.null), found.floor, found.cross)
+  columns |= {
+      'update_norm': found.real.update_norm,
+      'update_norm_floor': found.floor.update_norm,
+      'exceeds_update_norm': (
+          found.real.update_norm > found.floor.update_norm),
       'weight_norm': found.weight_norm,
-      'stable_rank': found.stable_rank}
+      'angle_random_rad': np.full(layers, max(
+          float(x.mean()) for x in random)),
+      'stored_mantissa_bits': np.full(layers, bits),
+      'looks_untrained': np.asarray([
+          untrained.looks_untrained(s, *shape) for s in found.real.values])}
+  if found.published is not None:
+    columns['angle_published_rad'] = found.published
   return [
       dict(layer=layer, module=module,
-           **{name: float(x[layer]) for name, x in columns.items()})
-      for layer in range(len(real.angle))
+           **{name: excess.plain(x[layer]) for name, x in columns.items()})
+      for layer in range(layers)
   ]
 
 
-def _curves(found: _Module) -> dict[str, np.ndarray]:
-  real, null, floor = found.real, found.null, found.floor
-  return {
-      'angles': real.angles, 'angles_null': null.angles.mean(axis=0),
-      'cosine': real.cosine, 'cosine_null': null.cosine.mean(axis=0),
-      'value_shift': real.value_shift,
-      'value_shift_null': null.value_shift.mean(axis=0),
+def _draws_first(null: Any) -> Any:
+  return jax.tree.map(lambda x: np.moveaxis(x, 1, 0), null)
+
+
+def _curves(found: measured.Measured) -> dict[str, np.ndarray]:
+  real, floor = found.real, found.floor
+  null = _draws_first(found.null)
+  curves = {
       'values_before': found.values_before, 'values_after': real.values,
-      'angle_by_top': real.angle_by_top,
-      'angle_by_top_null': null.angle_by_top.mean(axis=0),
+      'clusters': found.groups,
       'angle_by_top_null_low': null.angle_by_top.min(axis=0),
-      'angle_by_top_null_high': null.angle_by_top.max(axis=0),
-      'angle_by_top_floor': floor.angle_by_top}
+      'angle_by_top_null_high': null.angle_by_top.max(axis=0)}
+  for name in ('angles', 'angle_by_top', 'procrustes_angles', 'cosine',
+               'value_shift'):
+    curves |= {
+        name: getattr(real, name),
+        f'{name}_null': getattr(null, name).mean(axis=0),
+        f'{name}_floor': getattr(floor, name)}
+  return curves

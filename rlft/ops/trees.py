@@ -6,6 +6,7 @@ norm's scale is (L, D): not a matrix. Kernels act as x @ W (input x output).
 """
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -131,6 +132,17 @@ def fingerprints(tree: PyTree) -> dict[str, str]:
       path: f'{kind} {int(first):08x}{int(second):08x}'
       for path, (kind, (first, second)) in sums.items()
   }
+
+
+def verify(
+    found: Mapping[str, str], stored: Mapping[str, str], name: str) -> None:
+  """ValueError unless each fingerprint found is that of the stored tensor."""
+  for path, mark in found.items():
+    if stored.get(path) != mark:
+      raise ValueError(
+          f'{name}: {path} is not what the file holds '
+          f'({mark} against {stored.get(path, "no such tensor")}): it was '
+          'changed, or not loaded, on the way; load it again by its name')
 
 
 def _storable(leaf: Any) -> Any:

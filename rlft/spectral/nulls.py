@@ -4,6 +4,8 @@ Any small update leaves singular values and scrambles individual directions in
 a dense spectrum, so a measured angle or energy is a finding only as far as it
 exceeds these (base paper arXiv 2508.16546 reports angles without a null).
 """
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +14,28 @@ from jaxtyping import Array, Float, Float32, Key
 from rlft.spectral import rotation
 
 
+@jax.jit
 def norm_matched(
     key: Key[Array, ''], update: Float[Array, '*L M N'],
 ) -> Float[Array, '*L M N']:
   """A Gaussian update with the Frobenius norm of each matrix of `update`."""
   noise = jax.random.normal(key, update.shape, jnp.float32)
+  return scaled(noise, update)
+
+
+@jax.jit
+def scaled(
+    other: Float[Array, '*L M N'], update: Float[Array, '*L M N'],
+) -> Float[Array, '*L M N']:
+  """`other` with the Frobenius norm of each matrix of `update`; zero stays."""
   length = lambda x: jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
-  # Scaled by the largest entry, as squares of a tiny update underflow.
-  update = update.astype(jnp.float32)
-  size = jnp.max(jnp.abs(update), axis=(-2, -1), keepdims=True)
-  relative = length(update / jnp.where(size > 0, size, 1))
-  return noise * (relative / length(noise)) * size
+  # By the largest entries, as squares of a tiny update underflow.
+  largest = lambda x: jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
+  divide = lambda x, y: x / jnp.where(y > 0, y, 1)
+  update, other = (x.astype(jnp.float32) for x in (update, other))
+  size = largest(update)
+  other = divide(other, largest(other))
+  return divide(other, length(other)) * length(divide(update, size)) * size
 
 
 def bf16_floor(w: Float[Array, '*L M N']) -> Float[Array, '*L M N']:
@@ -30,6 +43,49 @@ def bf16_floor(w: Float[Array, '*L M N']) -> Float[Array, '*L M N']:
   w = w.astype(jnp.float32)
   # Not by casting to and fro, which a compiler may simplify away.
   return jax.lax.reduce_precision(w, exponent_bits=8, mantissa_bits=7) - w
+
+
+FORMATS = {7: (8, 7), 10: (5, 10), 23: (8, 23)}  # mantissa: exponent, mantissa
+
+
+def stored_bits(w: Float[Array, '*L M N']) -> int:
+  """Mantissa bits of the coarsest format that holds every entry exactly.
+
+  7 for bfloat16, 10 for float16, 23 for float32: read off the values, so that
+  bfloat16 weights in float32 arrays are known for what they are.
+  """
+  w = w.astype(jnp.float32)
+  for mantissa, (exponent, _) in FORMATS.items():
+    if bool(_exact(w, exponent, mantissa)):
+      return mantissa
+  raise ValueError('a matrix that is not finite has no storage format')
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _exact(w: Float[Array, '*L M N'], exponent: int, mantissa: int) -> Array:
+  return jnp.all(jax.lax.reduce_precision(w, exponent, mantissa) == w)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def storage_noise(
+    key: Key[Array, ''], w: Float[Array, '*L M N'], bits: int, rounded: bool,
+) -> Float[Array, '*L M N']:
+  """A change of w that storing with `bits` of mantissa could have made.
+
+  Where w itself is finer (`rounded` is False): what rounding does to it. Where
+  both checkpoints are rounded: two independent errors, each uniform over half
+  a step either way, as large as theirs may be.
+  """
+  w = w.astype(jnp.float32)
+  if not rounded:
+    return jax.lax.reduce_precision(w, *FORMATS[bits]) - w
+  # The step below the next power of two.
+  _, exponent = jnp.frexp(w)
+  step = jnp.where(w == 0, 0, jnp.ldexp(jnp.ones_like(w), exponent - 1 - bits))
+  one, other = (jax.random.uniform(k, w.shape, minval=-.5, maxval=.5)
+                for k in jax.random.split(key))
+  # As the sum is stored: noise below the last bit is none.
+  return (w + step * (one + other)) - w
 
 
 def random_subspace_angles(m: int, n: int, k: int) -> rotation.Sides:

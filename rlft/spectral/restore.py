@@ -2,72 +2,170 @@
 
 Every edit maps stacks to a stack. `after` is what is edited, `before` where it
 goes back to. *Restore* means directions or values of a matrix, *revert* the
-weights themselves. Spectral edits take factors, or weights to be factored;
-`top` and `tail` are fractions of the min(M, N) directions, by rounding, and
-are traced as numbers, so a sweep over them compiles once per shape.
+weights themselves. Spectral edits take weights, or their factors, or a
+`pairs.Pair` of both, which a sweep makes once. Which directions: `top` and
+`tail` are fractions of the min(M, N), by rounding; `top_count` and
+`tail_count` are numbers of them. ValueError where both are given, where they
+overlap, and where there are not so many.
 
 Source: arXiv 2508.16546, the restoration of singular directions, with two
 differences: the mixed basis is made orthonormal again unless told not to, and
-top + tail = 1 restores all directions, not the weights.
+top + tail = 1 restores all directions, not the weights. `published` has the
+formulas as they were.
 """
-import functools
 import math
+import warnings
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from rlft.spectral import nulls, svd
+from rlft.spectral import mixing, nulls, pairs, svd
+from rlft.spectral.pairs import Factors, Pair
 
-Factors = svd.SVD | Float[Array, '*L M N']
 Range = tuple[svd.Fraction, svd.Fraction]  # of the depth: low, high
+Numbers = tuple[int, int]  # of layers: first, and one after the last
 
 
 def values(
-    after: Factors, before: Factors, *, top: svd.Fraction = 1.0,
-    tail: svd.Fraction = 0.0,
+    after: Factors | Pair, before: Factors | None = None, *,
+    top: svd.Fraction | None = None, tail: svd.Fraction | None = None,
+    top_count: int | None = None, tail_count: int | None = None,
 ) -> Float[Array, '*L M N']:
-  """u_after diag(s_before) vt_after, at the leading and trailing values."""
-  after, before = _factors(after), _factors(before)
-  chosen = _chosen(after.s, *_counts(after, top, tail))
-  return svd.compose(after._replace(s=jnp.where(chosen, before.s, after.s)))
+  """u_after diag(s_before) vt_after, at the leading and trailing values.
+
+  All values unless told otherwise.
+  """
+  pair = pairs.pair(after, before)
+  top, tail = counts(pair.rank, top, tail, top_count, tail_count, default=1.0)
+  at, chosen = mixing.group(pair.rank, top, tail)
+  if chosen:
+    return mixing.rescale(
+        pair.after, pair.new, pair.old.s - pair.new.s, at)
+  return mixing.rescale(pair.revalued, pair.new, pair.new.s - pair.old.s, at)
 
 
 def vectors(
-    after: Factors, before: Factors, *, top: svd.Fraction = 0.2,
-    tail: svd.Fraction = 0.0,
+    after: Factors | Pair, before: Factors | None = None, *,
+    top: svd.Fraction | None = None, tail: svd.Fraction | None = None,
+    top_count: int | None = None, tail_count: int | None = None,
     polar: bool = True,
 ) -> Float[Array, '*L M N']:
   """[u_before top, u_after, u_before tail] diag(s_after) [vt likewise].
 
-  The mixed basis is projected to the nearest orthonormal one; `polar=False`
-  keeps it as it is, as the paper does, and loses or doubles the energy where
-  the two spans overlap.
+  The leading 20 % unless told otherwise. The mixed basis is projected to the
+  nearest orthonormal one; `polar=False` keeps it as it is, as the paper does,
+  and loses or doubles the energy where the two spans overlap.
   """
-  after, before = _factors(after), _factors(before)
-  return _mixed(after, before._replace(s=after.s),
-                *_counts(after, top, tail), polar=polar)
+  pair = pairs.pair(after, before)
+  top, tail = counts(pair.rank, top, tail, top_count, tail_count)
+  if top + tail == pair.rank:
+    return pair.redirected
+  if polar and top + tail:
+    return _orthonormal(pair, pair.new.s, top, tail)
+  turned = pair.old._replace(s=pair.new.s)
+  at, chosen = mixing.group(pair.rank, top, tail)
+  if chosen:
+    return mixing.exchange(pair.after, pair.new, turned, at)
+  return mixing.exchange(pair.redirected, turned, pair.new, at)
 
 
 def triplets(
-    after: Factors, before: Factors, *, top: svd.Fraction = 0.2,
-    tail: svd.Fraction = 0.0,
+    after: Factors | Pair, before: Factors | None = None, *,
+    top: svd.Fraction | None = None, tail: svd.Fraction | None = None,
+    top_count: int | None = None, tail_count: int | None = None,
     polar: bool = True,
 ) -> Float[Array, '*L M N']:
   """Directions and their values; all of them (top=1) is `before` itself."""
-  after, before = _factors(after), _factors(before)
-  return _mixed(after, before, *_counts(after, top, tail), polar=polar)
+  pair = pairs.pair(after, before)
+  top, tail = counts(pair.rank, top, tail, top_count, tail_count)
+  if polar and 0 < top + tail < pair.rank:
+    chosen = _chosen(pair.rank, top, tail)
+    s = jnp.where(jnp.broadcast_to(chosen, pair.old.s.shape),
+                  pair.old.s, pair.new.s)
+    return _orthonormal(pair, s, top, tail)
+  at, chosen = mixing.group(pair.rank, top, tail)
+  if chosen:
+    return mixing.exchange(pair.after, pair.new, pair.old, at)
+  return mixing.exchange(pair.before, pair.old, pair.new, at)
 
 
 def low_rank(
     after: Float[Array, '*L M N'], update: Factors, *,
-    top: svd.Fraction = 0.2,
+    top: svd.Fraction | None = None, top_count: int | None = None,
 ) -> Float[Array, '*L M N']:
   """Removes the leading directions of the update after - before."""
-  update = _factors(update)
-  chosen = _chosen(update.s, *_counts(update, top, 0.0))
-  return after - svd.compose(
-      update._replace(s=jnp.where(chosen, update.s, 0)))
+  factors = mixing.rows(pairs.factored(update))
+  rank = factors.s.shape[-1]
+  top, _ = counts(rank, top, None, top_count, None)
+  at, chosen = mixing.group(rank, top, 0)
+  if chosen:
+    return mixing.rescale(after, factors, -factors.s, at)
+  without = after - pairs.composed(factors)
+  return mixing.rescale(without, factors, factors.s, at)
+
+
+def counts(
+    rank: int, top: svd.Fraction | None, tail: svd.Fraction | None,
+    top_count: int | None, tail_count: int | None, *,
+    default: svd.Fraction = 0.2,
+) -> tuple[int, int]:
+  """How many leading and trailing directions of `rank` are meant."""
+  found = []
+  for name, fraction, count, other in (
+      ('top', top, top_count, default), ('tail', tail, tail_count, 0.0)):
+    if fraction is not None and count is not None:
+      raise ValueError(f'give either {name} (a fraction) or {name}_count')
+    if count is None:
+      count = svd.count(other if fraction is None else fraction, rank)
+    elif isinstance(count, bool) or not 0 <= count <= rank:
+      raise ValueError(
+          f'{name}_count={count} of a matrix with {rank} directions; lower it, '
+          f'choose modules, or write a fraction as {name}')
+    found.append(count)
+  fractions = (default if top is None else top) + (tail or 0.0)
+  if top_count is None and tail_count is None and fractions > 1 + 1e-6:
+    raise ValueError(
+        f'top={top} and tail={tail} overlap; their sum is at most 1')
+  if sum(found) > rank:
+    # Two halves of an odd number, both rounded up, or counts that overlap.
+    if sum(found) > rank + 1 or top_count is not None or tail_count is not None:
+      raise ValueError(
+          f'top and tail overlap: {found[0]} + {found[1]} of {rank} directions')
+    found[1] -= 1
+  return found[0], found[1]
+
+
+def _orthonormal(
+    pair: Pair, s: Float[Array, '*L R'], top: int, tail: int,
+) -> Float[Array, '*L M N']:
+  """The mixed basis made orthonormal, around the values s."""
+  at, chosen = mixing.group(pair.rank, top, tail)
+  many, few = (pair.new, pair.old) if chosen else (pair.old, pair.new)
+  edited, sure = mixing.orthonormal(
+      many, few, pair.overlap if chosen else pair.mirrored, s, at)
+  if not bool(jnp.all(sure >= mixing.AMBIGUOUS)):
+    warnings.warn(
+        'a restored direction lies in the span of the kept ones: the nearest '
+        'orthonormal basis is not unique, one of them is taken', stacklevel=3)
+    return _by_decomposition(pair, s, top, tail)
+  return edited
+
+
+def _by_decomposition(
+    pair: Pair, s: Float[Array, '*L R'], top: int, tail: int,
+) -> Float[Array, '*L M N']:
+  """The same by decomposing the mixed bases: sound where that is not."""
+  chosen = _chosen(pair.rank, top, tail)[:, None]
+  u, v = (svd.polar_factor(
+      jnp.where(jnp.broadcast_to(chosen, x.shape), y, x).mT)
+          for x, y in ((pair.new.u, pair.old.u), (pair.new.v, pair.old.v)))
+  return svd.compose(svd.SVD(u, s, v.mT))
+
+
+def _chosen(rank: int, top: int, tail: int) -> Array:
+  index = jnp.arange(rank)
+  return jnp.logical_or(index < top, index >= rank - tail)
 
 
 @jax.jit
@@ -90,18 +188,23 @@ def noise(
 
 def revert(
     after: Float[Array, 'L M N'], before: Float[Array, 'L M N'], *,
-    layers: Range = (0.0, 1.0),
+    layers: Range | None = None, layer_numbers: Numbers | None = None,
 ) -> Float[Array, 'L M N']:
-  """The weights of `before` in a range of layers (fractions of the depth)."""
-  return within(after, before, layers=layers)
+  """The weights of `before` in a range of layers, or in all."""
+  return within(after, before, layers=layers, layer_numbers=layer_numbers)
 
 
 def within(
     after: Float[Array, 'L M N'], edited: Float[Array, 'L M N'], *,
-    layers: Range,
+    layers: Range | None = None, layer_numbers: Numbers | None = None,
 ) -> Float[Array, 'L M N']:
-  """`edited` in a range of layers, `after` elsewhere."""
-  start, stop = layer_range(layers, after.shape[0])
+  """`edited` in a range of layers, `after` elsewhere.
+
+  `layers` are fractions of the depth, `layer_numbers` the first layer and the
+  one after the last.
+  """
+  start, stop = layer_range(
+      layers, after.shape[0], layer_numbers=layer_numbers)
   return _within(after, edited, start, stop)
 
 
@@ -115,9 +218,24 @@ def _within(
   return jnp.where(jnp.broadcast_to(inside, after.shape), edited, after)
 
 
-def layer_range(layers: Range, depth: int) -> tuple[int, int]:
-  """Layers l with low <= l / depth < high, so that ranges never overlap."""
-  low, high = layers
+def layer_range(
+    layers: Range | None, depth: int, *, layer_numbers: Numbers | None = None,
+) -> tuple[int, int]:
+  """First layer and the one after the last.
+
+  Of fractions those with low <= l / depth < high, so that ranges never
+  overlap; all layers where nothing is given.
+  """
+  if layer_numbers is not None:
+    if layers is not None:
+      raise ValueError('give either layers (fractions) or layer_numbers')
+    start, stop = layer_numbers
+    if not 0 <= start < stop <= depth:
+      raise ValueError(
+          f'layer_numbers={start}:{stop} is no range of the layers 0 to '
+          f'{depth}; write first and stop with 0 <= first < stop <= {depth}')
+    return start, stop
+  low, high = layers or (0.0, 1.0)
   if not 0 <= low < high <= 1:
     raise ValueError(
         f'layers={low:g}:{high:g} is no range of fractions of the depth; '
@@ -128,40 +246,3 @@ def layer_range(layers: Range, depth: int) -> tuple[int, int]:
     raise ValueError(
         f'layers={low:g}:{high:g} holds none of {depth} layers; widen it')
   return start, stop
-
-
-def _factors(x: Factors) -> svd.SVD:
-  return x if isinstance(x, svd.SVD) else svd.decompose(x)
-
-
-def _counts(
-    factors: svd.SVD, top: svd.Fraction, tail: svd.Fraction,
-) -> tuple[int, int]:
-  rank = factors.s.shape[-1]
-  if top + tail > 1 + 1e-6:
-    raise ValueError(
-        f'top={top} and tail={tail} overlap; their sum is at most 1')
-  return svd.count(top, rank), svd.count(tail, rank)
-
-
-def _chosen(
-    s: Float[Array, '*L K'], top: int | Int[Array, ''],
-    tail: int | Int[Array, ''],
-) -> Bool[Array, '*L K']:
-  index = jnp.broadcast_to(jnp.arange(s.shape[-1]), s.shape)
-  return jnp.logical_or(index < top, index >= s.shape[-1] - tail)
-
-
-@functools.partial(jax.jit, static_argnames='polar')
-def _mixed(
-    after: svd.SVD, before: svd.SVD, top: int | Int[Array, ''],
-    tail: int | Int[Array, ''], *, polar: bool,
-) -> Float[Array, '*L M N']:
-  chosen = _chosen(after.s, top, tail)
-  mix = lambda new, old: jnp.where(
-      jnp.broadcast_to(chosen[..., None, :], old.shape), new, old)
-  u, v = mix(before.u, after.u), mix(before.vt.mT, after.vt.mT)
-  if polar:
-    u, v = svd.polar_factor(u), svd.polar_factor(v)
-  return svd.compose(
-      svd.SVD(u, jnp.where(chosen, before.s, after.s), v.mT))

@@ -2,16 +2,16 @@
 
 Angles are in radians. Individual directions inside a nearly degenerate cluster
 of singular values are not identifiable, and their signs never are: compare
-subspaces, or |cosine|.
+subspaces, or |cosine| by `clusters`.
 """
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from rlft.spectral import svd
+from rlft.spectral import clusters, svd
 
 _matmul = functools.partial(jnp.matmul, precision='highest')
 
@@ -29,42 +29,83 @@ class Energy(NamedTuple):
   outside: Float[Array, '*L']  # leaves the span of the basis
 
 
-@jax.jit
 def principal_angles(
     a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
 ) -> Float[Array, '*L K']:
   """Angles between the spans of two bases, radians, ascending.
 
-  Correct to 3e-7 from 0 to pi/2: small angles come from the residual
-  b - a(a'b), as arccos of a cosine near one loses all below 3e-4 (Knyazev and
-  Argentati 2002, SIAM J. Sci. Comput. 23). On TPUs, whose SVD has no float64,
-  the error is a few float32 roundings more.
+  Correct to 1e-7 from 0 to pi/2 (3e-6 on TPUs, which have no float64), where
+  arccos of float32 cosines loses all below 4e-4. NaN for a basis whose columns
+  are dependent.
   """
-  return svd.each(functools.partial(_angles, wide=True), a, b,
-                  tpu=functools.partial(_angles, wide=False))
+  k = a.shape[-1]
+  return nested_angles(a, b, (k,))[k]
 
 
-def _angles(
-    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'], *, wide: bool,
-) -> Float[Array, '*L K']:
-  with jax.enable_x64(wide):
-    a, b = (
-        # Again orthonormal: single precision is so only to about 1e-6.
-        jnp.linalg.qr(x.astype(jnp.float64 if wide else jnp.float32))[0]
-        for x in (a, b))
-    inside = _matmul(a.mT, b)
-    cosine = jnp.linalg.svd(inside, compute_uv=False)
-    sine = jnp.linalg.svd(b - _matmul(a, inside), compute_uv=False)
-    angles = jnp.arctan2(sine[..., ::-1], cosine)
-    return jnp.sort(angles, axis=-1).astype(jnp.float32)
-
-
-@jax.jit
-def procrustes(
+@functools.partial(jax.jit, static_argnums=2)
+def nested_angles(
     a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
-) -> Float[Array, '*L K K']:
-  """The orthogonal R that minimises |a R - b|."""
-  return svd.polar_factor(_matmul(a.mT, b))
+    counts: tuple[int, ...],
+) -> dict[int, Float[Array, '*L _']]:
+  """Principal angles of the spans of the leading k columns, for each k.
+
+  Three products of the largest k serve all: with a'a = RR' and b'b = TT'
+  (Cholesky), leading blocks of inv(R) a'b inv(T') belong to leading columns.
+  """
+  counts = tuple(sorted(set(counts)))
+  top = counts[-1]
+  found = svd.each(
+      functools.partial(_gram_angles, counts=counts),
+      a[..., :top], b[..., :top],
+      tpu=functools.partial(_residual_angles, counts=counts))
+  return dict(zip(counts, found, strict=True))
+
+
+def _gram_angles(
+    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'], *,
+    counts: tuple[int, ...],
+) -> tuple[Float[Array, '*L _'], ...]:
+  """atan2(sqrt(1 - c2), sqrt(c2)) of the squared cosines c2, in float64.
+
+  A rounding of c2 is 1e-16, so one of the angle at most its root.
+  """
+  with jax.enable_x64(True):
+    a, b = a.astype(jnp.float64), b.astype(jnp.float64)
+    left, right = (
+        jnp.linalg.cholesky(_matmul(x.mT, x)) for x in (a, b))
+    solve = functools.partial(jax.lax.linalg.triangular_solve, lower=True)
+    inside = solve(left, _matmul(a.mT, b), left_side=True)
+    inside = solve(right, inside, left_side=False, transpose_a=True)
+    found = []
+    for k in counts:
+      block = inside[..., :k, :k]
+      squared = jnp.linalg.eigvalsh(_matmul(block.mT, block))[..., ::-1]
+      squared = jnp.clip(squared, 0, 1)
+      found.append(jnp.arctan2(
+          jnp.sqrt(1 - squared), jnp.sqrt(squared)).astype(jnp.float32))
+  return tuple(found)
+
+
+def _residual_angles(
+    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'], *,
+    counts: tuple[int, ...],
+) -> tuple[Float[Array, '*L _'], ...]:
+  """The same in float32, of nearly orthonormal bases.
+
+  Small angles come from the residual b - a(a'b) (Knyazev and Argentati 2002,
+  SIAM J. Sci. Comput. 23).
+  """
+  # Single precision bases are orthonormal only to 1e-6: one Newton step.
+  a, b = (1.5 * x - .5 * _matmul(x, _matmul(x.mT, x)) for x in (a, b))
+  found = []
+  for k in counts:
+    first, second = a[..., :k], b[..., :k]
+    inside = _matmul(first.mT, second)
+    cosine = svd.decompose(inside).s
+    sine = svd.decompose(second - _matmul(first, inside)).s
+    angles = jnp.arctan2(sine[..., ::-1], cosine)
+    found.append(jnp.sort(angles, axis=-1))
+  return tuple(found)
 
 
 def projector_distance(
@@ -83,16 +124,39 @@ def subspace_angles(before: svd.SVD, after: svd.SVD) -> Sides:
       principal_angles(before.vt.mT, after.vt.mT))
 
 
-def cosine(before: svd.SVD, after: svd.SVD) -> Sides:
-  """|u_i . u'_i| and |v_i . v'_i| per direction, free of signs."""
-  return Sides(
-      _overlap(before.u, after.u), _overlap(before.vt.mT, after.vt.mT))
+def cosine(
+    before: svd.SVD, after: svd.SVD, groups: Int[Array, '*L K'] | None = None,
+) -> Sides:
+  """|u_i . u'_i| and |v_i . v'_i| per direction, free of signs.
+
+  Directions of one group (see `clusters`) are no more than a basis of their
+  span: each gets the span's cosine, the root mean square of those of its
+  principal angles.
+  """
+  if groups is None:
+    return Sides(
+        _overlap(before.u, after.u), _overlap(before.vt.mT, after.vt.mT))
+  return Sides(_of_spans(before.u, after.u, groups),
+               _of_spans(before.vt.mT, after.vt.mT, groups))
 
 
 def _overlap(
     a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
 ) -> Float[Array, '*L K']:
   return jnp.minimum(jnp.abs(jnp.sum(a * b, axis=-2)), 1)
+
+
+@jax.jit
+def _of_spans(
+    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
+    groups: Int[Array, '*L K'],
+) -> Float[Array, '*L K']:
+  squares = jnp.square(svd.each(lambda x, y: _matmul(x.mT, y), a, b))
+  same = clusters.together(groups).astype(a.dtype)
+  own = jnp.sum(squares * same, axis=-1, keepdims=True)
+  sizes = jnp.sum(same, axis=-1)
+  mean = _matmul(same, own)[..., 0] / sizes
+  return jnp.minimum(jnp.sqrt(mean), 1)
 
 
 def energy(before: svd.SVD, update: Float[Array, '*L M N']) -> Energy:
@@ -139,6 +203,14 @@ def value_shift(
   floor = jnp.finfo(jnp.float32).eps * before[..., :1]
   floor = jnp.maximum(floor, jnp.finfo(jnp.float32).tiny)
   return jnp.abs(after - before) / jnp.maximum(before, floor)
+
+
+def normalised_shift(
+    before: Float[Array, '*L K'], after: Float[Array, '*L K'],
+) -> Float[Array, '*L']:
+  """|s' - s| / |s| over the spectrum (NSS, arXiv 2511.08567); 0 if s is."""
+  change, size = (jnp.linalg.norm(x, axis=-1) for x in (after - before, before))
+  return change / jnp.where(size > 0, size, 1)
 
 
 def stable_rank(s: Float[Array, '*L K']) -> Float[Array, '*L']:

@@ -71,6 +71,14 @@ def restore(
   return state, found['source']['state']
 
 
+def restore_params(
+    manager: ocp.CheckpointManager, step: int, like: PyTree,
+) -> PyTree:
+  """The parameters of a step alone, laid out over devices as `like` is."""
+  return manager.restore(step, args=ocp.args.Composite(
+      params=ocp.args.StandardRestore(_abstract(like))))['params']
+
+
 def _abstract(tree: PyTree) -> PyTree:
   return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 

@@ -6,7 +6,7 @@ import pytest
 
 from rlft.analyses import restoration
 from rlft.ops import trees
-from rlft.spectral import svd
+from rlft.spectral import bases, svd
 
 L, D, F = 4, 8, 12
 
@@ -40,6 +40,9 @@ SWEEP = [
     dict(kind='interpolate', amount=.25), dict(kind='interpolate', distance=1),
     dict(kind='low_rank', top=.2), dict(kind='noise', amount=.25),
     dict(kind='noise', distance=.5, layers=(.5, 1)),
+    dict(kind='vectors', top_count=3), dict(kind='vectors', tail_count=2),
+    dict(kind='vectors', reference=True),
+    dict(kind='revert', layer_numbers=(1, 3)),
 ]
 SWEEP.pop(2)  # the default of the one before
 
@@ -63,7 +66,9 @@ def test_labels_kinds_and_controls():
       'values top=1.0', 'triplets top=1.0', 'triplets top=0.5 modules=query,up',
       'revert', 'revert layers=0:0.25', 'revert layers=0.25:0.5',
       'revert modules=query', 'interpolate 0.25', 'interpolate distance=1',
-      'low_rank top=0.2', 'noise 0.25', 'noise distance=0.5 layers=0.5:1']
+      'low_rank top=0.2', 'noise 0.25', 'noise distance=0.5 layers=0.5:1',
+      'vectors top_count=3', 'vectors top=0.2 tail_count=2',
+      'vectors top=0.2 reference=True', 'revert layer_numbers=1:3']
   assert {e.kind for e in found if e.control} == {
       'none', 'interpolate', 'low_rank', 'noise'}
   assert {e.kind for e in found if not e.control} == {
@@ -168,6 +173,42 @@ def test_a_matched_control_goes_as_far_as_its_edit():
     restoration.edits(BEFORE, AFTER, sweep=entries[::-1])
 
 
+def test_numbers_of_layers_and_directions():
+  revert, few, same, reference, published = run(
+      dict(kind='revert', layer_numbers=(1, 3)),
+      dict(kind='vectors', top_count=2), dict(kind='vectors', top=.25),
+      dict(kind='vectors', top=1, reference=True),
+      dict(kind='vectors', top=.25, reference=True))
+  assert set(map(tuple, changed(revert.params).values())) == {(1, 2)}
+  assert trees.fingerprint(few.params) == trees.fingerprint(same.params)
+  # The shortcut of the published code is a reversion.
+  for path, leaf in trees.matrices(BEFORE).items():
+    np.testing.assert_array_equal(trees.named(reference.params)[path], leaf)
+  assert published.distance_to_after != same.distance_to_after
+
+
+def test_a_sweep_of_twenty_points_factors_each_matrix_twice(monkeypatch):
+  made = []
+  real = svd.decompose
+  monkeypatch.setattr(svd, 'decompose', lambda w, *a, **k: (
+      made.append(w.shape) or real(w, *a, **k)))
+  stacks = [x.shape for x in trees.matrices(BEFORE).values()]
+  run(*(dict(kind='vectors', top=i / 20, polar=i % 2 == 0)
+        for i in range(1, 21)), *(
+            dict(kind='values', top=i / 20) for i in range(1, 21)))
+  # Of the stacks themselves: what a polar correction decomposes is smaller.
+  whole = [shape for shape in made if shape in stacks]
+  assert sorted(whole) == sorted(2 * stacks)
+
+
+def test_sweeps_share_a_cache(monkeypatch):
+  cache = bases.Cache()
+  first, = run(dict(kind='vectors'), cache=cache)
+  monkeypatch.setattr(svd, 'decompose', None)
+  again, = run(dict(kind='vectors'), cache=cache)
+  assert trees.fingerprint(first.params) == trees.fingerprint(again.params)
+
+
 def test_edits_come_one_at_a_time_and_factors_once(monkeypatch):
   run(*SWEEP)  # the polar corrections inside the edits are traced by now
   calls = []
@@ -184,10 +225,16 @@ def test_edits_come_one_at_a_time_and_factors_once(monkeypatch):
 @pytest.mark.parametrize('entry, complaint', [
     (dict(kind='rotate'), "no kind 'rotate'.*known: none, values, vectors"),
     (dict(top=.2), 'no kind None'),
-    (dict(kind='vectors', k=3), 'takes no k; known: top, tail, polar, layers'),
+    (dict(kind='vectors', k=3), 'takes no k; known: top, .*polar, .*layers'),
     (dict(kind='none', top=.2), 'none takes no top; known: nothing'),
     (dict(kind='vectors', top=1.5), r'vectors top=1.5: .*fraction'),
     (dict(kind='vectors', top=.6, tail=.6), 'overlap'),
+    (dict(kind='vectors', top=.2, top_count=2), 'give either top'),
+    (dict(kind='vectors', top_count=9), 'out: top_count=9 of a .* 8'),
+    (dict(kind='vectors', reference=True, polar=True), 'no polar correction'),
+    (dict(kind='values', reference=True), 'takes no reference'),
+    (dict(kind='revert', layer_numbers=(2, 9)), 'no range of .* 0 to 4'),
+    (dict(kind='revert', layers=(0, 1), layer_numbers=(0, 1)), 'either layers'),
     (dict(kind='revert', layers=(.5, .2)), 'range of fractions'),
     (dict(kind='revert', layers=(.3, .4)), 'none of 4 layers'),
     (dict(kind='revert', modules=('gate',)), 'no module gate; known: out, que'),

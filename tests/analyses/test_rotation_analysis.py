@@ -7,16 +7,26 @@ import numpy as np
 import pytest
 
 from rlft.analyses import rotation
-from rlft.spectral import nulls
+from rlft.ops import trees
+from rlft.spectral import nulls, svd
 
 L, D, F = 8, 20, 30
 MODULES = ['query', 'down']
+NUMBERS = {
+    'angle_top20_rad': ('angle', '_rad'),
+    'procrustes_rad': ('procrustes', '_rad'),
+    **{name: (name, '') for name in (
+        'projector_distance', 'cosine', 'alignment', 'value_shift', 'nss',
+        'energy_diagonal', 'energy_rotated', 'energy_outside',
+        'energy_principal', 'stable_rank', 'update_sparsity',
+        'update_on_principal', 'update_on_principal_bf16')}}
 FIELDS = {
-    'layer', 'module', 'angle_top20_rad', 'angle_null_rad',
-    'angle_null_low_rad', 'angle_null_high_rad', 'angle_floor_rad',
-    'value_shift', 'value_shift_null', 'value_shift_floor', 'energy_diagonal',
-    'energy_rotated', 'energy_outside', 'energy_diagonal_null', 'update_norm',
-    'weight_norm', 'stable_rank'}
+    'layer', 'module', 'update_norm', 'update_norm_floor',
+    'exceeds_update_norm', 'weight_norm', 'angle_random_rad',
+    'stored_mantissa_bits', 'looks_untrained', *NUMBERS,
+    *(f'{stem}_{what}{unit}' for stem, unit in NUMBERS.values()
+      for what in ('null', 'null_low', 'null_high', 'floor')),
+    *(f'exceeds_{stem}' for stem, _ in NUMBERS.values())}
 
 
 def tree(query, down):
@@ -80,8 +90,9 @@ def test_a_known_rotation_of_one_side_is_read_off(side):
   if side == 'output':
     still, moved = still.T, moved.T
   down = weights()['layers']['mlp']['down']['kernel']
-  before = tree(jnp.asarray(np.stack([still, still]), jnp.float32), down)
-  after = tree(jnp.asarray(np.stack([still, moved]), jnp.float32), down)
+  before = tree(jnp.asarray(np.stack([still] * L), jnp.float32), down)
+  after = tree(jnp.asarray(np.stack([still, moved] + [still] * (L - 2)),
+                           jnp.float32), down)
   found = analyse(before, after)
   angles = found['curves']['query/angles']
   np.testing.assert_allclose(angles[1], [0, 0, 0, .3], atol=2e-6)
@@ -177,6 +188,131 @@ def test_a_turn_of_the_leading_directions_beats_its_null():
       assert row['energy_rotated'] > .98
 
 
+def test_random_updates_exceed_as_often_as_chance_has_it():
+  rng = np.random.default_rng(5)
+  change = jax.tree.map(lambda w: jnp.asarray(
+      rng.normal(size=w.shape), jnp.float32), weights(0))
+  found = analyse(weights(0), updated(weights(0), change, .1))
+  for stem, _ in NUMBERS.values():
+    rate = np.mean([r[f'exceeds_{stem}'] for r in found['rows']])
+    # One in five of 16; more than nine has a probability of 2e-4.
+    assert rate < .6, stem
+
+
+def test_exceeding_is_beyond_every_draw_and_the_floor():
+  before, after = weights(0), updated(weights(0), weights(1), .1)
+  # The other pair's update is this one itself: nothing is beyond it.
+  found = analyse(before, after, null_after='b')
+  plain = analyse(before, after)
+  for row, alone in zip(found['rows'], plain['rows'], strict=True):
+    assert set(row) - set(alone) == {
+        f'{stem}_cross{unit}' for stem, unit in NUMBERS.values()}
+    for name, (stem, unit) in NUMBERS.items():
+      rivals = [alone[f'{stem}_{x}{unit}']
+                for x in ('null_low', 'null_high', 'floor')
+                if alone[f'{stem}_{x}{unit}'] is not None]
+      beyond = (row[name] < min(rivals) if stem in ('cosine', 'alignment')
+                else row[name] > max(rivals))
+      assert alone[f'exceeds_{stem}'] == beyond, name
+      # Factored anew, so equal but for rounding.
+      np.testing.assert_allclose(
+          row[f'{stem}_cross{unit}'], row[name], rtol=2e-3, atol=1e-5)
+  assert any(r['exceeds_value_shift'] or r['exceeds_angle']
+             for r in plain['rows'])
+
+
+def test_an_update_below_the_rounding_of_its_storage_exceeds_nothing():
+  # Half of the last bits of bfloat16 weights flip: nothing can be told.
+  rng = np.random.default_rng(0)
+  low = lambda w: w.astype(jnp.bfloat16).astype(jnp.float32)
+  before = jax.tree.map(low, weights(0))
+  flip = jax.tree.map(lambda w: low(w * (1 + 2.**-8 * (
+      rng.random(w.shape) < .3))), before)
+  found = analyse(before, flip)
+  for row in found['rows']:
+    assert row['stored_mantissa_bits'] == 7
+    assert .5 < row['update_sparsity'] < .95
+    assert row['angle_top20_rad'] < 3 * row['angle_floor_rad']
+  exact = analyse(weights(0), updated(weights(0), weights(1), 1e-3))
+  for row, rounded in zip(exact['rows'], found['rows'], strict=True):
+    assert row['stored_mantissa_bits'] == 23
+    assert row['angle_floor_rad'] < 1e-3 * rounded['angle_floor_rad'] + 2e-6
+
+
+def test_bfloat16_weights_are_float32_weights_of_the_same_values():
+  before, after = weights(0), updated(weights(0), weights(1), .1)
+  short = [jax.tree.map(lambda w: w.astype(jnp.bfloat16), x)
+           for x in (before, after)]
+  long = [jax.tree.map(lambda w: w.astype(jnp.float32), x) for x in short]
+  one, two = analyse(*short), analyse(*long)
+  assert one['rows'] == two['rows']
+  for name, curve in one['curves'].items():
+    np.testing.assert_array_equal(curve, two['curves'][name])
+
+
+def test_what_is_analysed_must_be_what_the_file_holds():
+  before, after = weights(0), weights(1)
+  stored = {'a': trees.fingerprints(before), 'b': trees.fingerprints(after)}
+  found = analyse(before, after, stored=stored)
+  path = 'layers/mlp/down/kernel'
+  assert found['tensors'][path] == [stored['a'][path], stored['b'][path]]
+  with pytest.raises(ValueError, match=r'b: .* is not what the file holds'):
+    analyse(before, updated(after, after, 1e-7), stored=stored)
+  renamed = {k.replace('layers', 'model.layers'): v
+             for k, v in stored['b'].items()}
+  with pytest.raises(ValueError, match='no such tensor'):
+    analyse(before, after, stored={'b': renamed})
+
+
+def test_a_checkpoint_of_fresh_matrices_is_warned_of():
+  rng = np.random.default_rng(0)
+  fresh, other = ({'head': {'kernel': jnp.asarray(
+      rng.normal(size=(36, 36)) * .02, jnp.float32)}} for _ in range(2))
+  found = analyse(fresh, other, select='head')
+  assert found['rows'][0]['looks_untrained']
+  assert 'independent random entries' in found['warnings'][0]
+  trained = jax.tree.map(lambda w: w + .1, other)
+  found = analyse(fresh, trained, select='head')
+  assert not found['rows'][0]['looks_untrained'] and not found['warnings']
+
+
+def test_the_published_angle_is_blind_to_small_turns():
+  before = weights(0)
+  rows = analyse(before, updated(before, weights(1), 1e-6),
+                 reference=True)['rows']
+  for row in rows:
+    assert row['angle_top20_rad'] < 2e-5 < row['angle_published_rad']
+  rows = analyse(before, updated(before, weights(1), .3),
+                 reference=True)['rows']
+  for row in rows:
+    np.testing.assert_allclose(
+        row['angle_top20_rad'], row['angle_published_rad'], atol=2e-3)
+
+
+def test_numbers_without_a_value_are_null():
+  row = analyse(weights(), weights())['rows'][0]
+  assert row['update_on_principal'] is None
+  assert row['update_sparsity'] == 1
+  assert not any(row[k] for k in row if k.startswith('exceeds'))
+
+
+def test_decompositions_are_one_per_draw_and_one_for_the_floor(monkeypatch):
+  before, after = weights(0), updated(weights(0), weights(1), .1)
+  # What a comparison factors inside is traced by now, and not counted.
+  analyse(before, after, draws=3, null_after='b')
+  made = []
+  real = svd.decompose
+
+  def counted(w, *a, **k):
+    jax.debug.callback(lambda: made.append(w.shape))
+    return real(w, *a, **k)
+
+  monkeypatch.setattr(svd, 'decompose', counted)
+  analyse(before, after, draws=4, null_after='b')
+  jax.effects_barrier()
+  # Two checkpoints, four draws, the floor and the other pair.
+  assert sorted(made) == sorted([(L, D, D), (L, F, D)] * 8)
+
 def test_rounding_to_bfloat16_is_the_floor():
   before = weights()
   found = analyse(before, jax.tree.map(
@@ -218,12 +354,14 @@ def test_the_seed_moves_the_null_and_nothing_else():
   assert one['rows'] == same['rows']
   for a, b in zip(one['rows'], other['rows'], strict=True):
     changed = {k for k in a if a[k] != b[k]}
-    assert changed == {k for k in FIELDS if 'null' in k}
+    null = {k for k in FIELDS if '_null' in k}
+    assert {k for k in null if 'angle' in k or 'shift' in k} <= changed
+    assert changed <= null | {k for k in FIELDS if k.startswith('exceeds')}
 
 
 def test_selected_single_matrices_count_as_one_layer():
-  before = {'head': {'kernel': weights()['layers']['attention']['query'][
-      'kernel'][0]}}
+  before = {'head': {'kernel': jnp.asarray(
+      np.diag(np.linspace(8, 1, 36))[:, ::-1].copy(), jnp.float32)}}
   after = jax.tree.map(lambda w: w * 1.5, before)
   found = analyse(before, after, select='head')
   row, = found['rows']
@@ -236,7 +374,8 @@ def test_selected_single_matrices_count_as_one_layer():
 @pytest.mark.parametrize('kw, complaint', [
     (dict(after='c'), "no checkpoint 'c'; known: a, b"),
     (dict(draws=0), 'draws=0'), (dict(top=0), 'top=0'),
-    (dict(select='nothing'), 'no parameter matches')])
+    (dict(select='nothing'), 'no parameter matches'),
+    (dict(null_after='d'), "no checkpoint 'd'")])
 def test_bad_requests_are_named(kw, complaint):
   checkpoints = {'a': weights(), 'b': weights(1)}
   with pytest.raises(ValueError, match=complaint):

@@ -1,0 +1,124 @@
+"""An update beside its nulls and its floor, as one traceable function.
+
+Every matrix is measured by itself, with keys of its own, so that a stack is a
+loop over its layers, and a part of it on another device gives the same numbers.
+"""
+import functools
+import zlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from rlft.spectral import (
+    clusters,
+    comparison,
+    nulls,
+    principal,
+    published,
+    svd,
+)
+from rlft.spectral.comparison import Comparison
+
+
+class Measured(NamedTuple):
+  """One stack against its nulls and its floor."""
+  real: Comparison
+  null: Comparison  # each field with a second axis of draws
+  floor: Comparison
+  cross: Comparison | None
+  values_before: Float[Array, 'L R']
+  weight_norm: Float[Array, 'L']
+  groups: Int[Array, 'L R']
+  published: Float[Array, 'L'] | None  # radians
+
+
+def keys(
+    path: str, seed: int, layers: int, draws: int,
+) -> Key[Array, 'L D']:
+  """For each matrix, one key for its floor and one for each draw.
+
+  The floor's depend on the path only, the draws' on the seed as well.
+  """
+  name = zlib.crc32(path.encode())
+  return jnp.concatenate([
+      jax.random.split(jax.random.key(name), (layers, 1)),
+      jax.random.split(
+          jax.random.fold_in(jax.random.key(seed), name), (layers, draws))], 1)
+
+
+@functools.partial(
+    jax.jit, static_argnames=('counts', 'bits', 'rounded', 'reference'))
+def measure(
+    weight: Float[Array, 'L M N'], target: Float[Array, 'L M N'],
+    old: svd.SVD, new: svd.SVD, keys: Key[Array, 'L D'],
+    null_update: Float[Array, 'L M N'] | None = None, *,
+    counts: tuple[int, ...], bits: int, rounded: bool, reference: bool,
+) -> Measured:
+  """The update target - weight, whose factors are `old` and `new`.
+
+  `counts` are those of `comparison.compare`, `bits` and `rounded` those of
+  `nulls.storage_noise`; `null_update` is that of another pair of checkpoints.
+  Random updates are made, and their matrices factored, one after another.
+  """
+  update = target - weight
+  noise = jax.vmap(functools.partial(
+      nulls.storage_noise, bits=bits, rounded=rounded))(keys[:, 0], weight)
+  groups = clusters.groups(old.s, clusters.resolvable(old.s, noise))
+  heavy = principal.mask(old, counts[0])
+  changes = [lambda i: update, lambda i: noise]
+  if null_update is not None:
+    changes.append(lambda i: nulls.scaled(null_update, update))
+  last = len(changes)
+  changes.append(lambda i: jax.vmap(nulls.norm_matched)(
+      keys[:, i - last + 1], update))
+
+  def against(i):
+    change = jax.lax.switch(jnp.minimum(i, last), changes, i)
+    factors = jax.lax.cond(
+        i == 0, lambda: new, lambda: svd.decompose(weight + change))
+    return comparison.compare(
+        old, factors, weight, change, groups=groups, heavy=heavy,
+        counts=counts)
+
+  found = jax.lax.map(against, jnp.arange(last + keys.shape[1] - 1))
+  pick = lambda i: jax.tree.map(lambda x: x[i], found)
+  return Measured(
+      real=pick(0), floor=pick(1),
+      cross=None if null_update is None else pick(2),
+      null=jax.tree.map(lambda x: jnp.moveaxis(x[last:], 0, 1), found),
+      values_before=old.s, weight_norm=jnp.linalg.norm(weight, axis=(-2, -1)),
+      groups=groups,
+      published=_published(old, new, counts[0]) if reference else None)
+
+
+def alone(
+    weight: Float[Array, 'M N'], target: Float[Array, 'M N'], *rest: Array,
+    fractions: tuple[svd.Fraction, ...], **options: bool | int,
+) -> Measured:
+  """`measure` of one matrix, factored here: a kernel of `sharded.tables`.
+
+  `rest` are the null's matrix before and after, where there is one, and the
+  keys. Without the axis of layers.
+  """
+  *other, own = rest
+  stacked = [w.astype(jnp.float32)[None] for w in (weight, target, *other)]
+  found = measure(
+      *stacked[:2], *map(svd.decompose, stacked[:2]), own[None],
+      stacked[3] - stacked[2] if other else None,
+      counts=counts(min(weight.shape), fractions), **options)
+  return jax.tree.map(lambda x: x[0], found)
+
+
+def counts(
+    rank: int, fractions: tuple[svd.Fraction, ...]) -> tuple[int, ...]:
+  """Directions, at least one, for each fraction of a rank."""
+  return tuple(max(1, svd.count(f, rank)) for f in fractions)
+
+
+def _published(old: svd.SVD, new: svd.SVD, k: int) -> Float[Array, 'L']:
+  """The mean angle by the published formula, on the side of the larger."""
+  sides = ((old.u, new.u), (old.vt.mT, new.vt.mT))
+  return jnp.maximum(*(published.principal_angles(
+      a[..., :k], b[..., :k]).mean(axis=-1) for a, b in sides))

@@ -1,0 +1,96 @@
+"""A stack before and after, and what all spectral edits of it share."""
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rlft.spectral import mixing, svd
+
+Factors = svd.SVD | Float[Array, '*L M N']
+
+
+class Pair:
+  """Weights and factors of two checkpoints of a stack.
+
+  Made from weights, factors, or both; what is not given, and the composed
+  matrices that only some edits want, is made at the first use and kept. The
+  matrices are float32.
+  """
+
+  def __init__(
+      self, after: Factors, before: Factors, *,
+      after_factors: svd.SVD | None = None,
+      before_factors: svd.SVD | None = None):
+    self._given = after, before
+    self._factors = after_factors, before_factors
+
+  @functools.cached_property
+  def new(self) -> mixing.Rows:
+    """Factors of `after`, directions as rows."""
+    return mixing.rows(self._factors[0] or factored(self._given[0]))
+
+  @functools.cached_property
+  def old(self) -> mixing.Rows:
+    """Factors of `before`, directions as rows."""
+    return mixing.rows(self._factors[1] or factored(self._given[1]))
+
+  @functools.cached_property
+  def after(self) -> Float[Array, '*L M N']:
+    return _weights(self._given[0])
+
+  @functools.cached_property
+  def before(self) -> Float[Array, '*L M N']:
+    return _weights(self._given[1])
+
+  @functools.cached_property
+  def revalued(self) -> Float[Array, '*L M N']:
+    """All values of `before` between the directions of `after`."""
+    return composed(self.new._replace(s=self.old.s))
+
+  @functools.cached_property
+  def redirected(self) -> Float[Array, '*L M N']:
+    """All directions of `before` around the values of `after`."""
+    return composed(self.old._replace(s=self.new.s))
+
+  @functools.cached_property
+  def overlap(self) -> tuple[Array, Array]:
+    """Old directions against new ones, input and output side, *L R R."""
+    return mixing.overlaps(self.old, self.new)
+
+  @property
+  def mirrored(self) -> tuple[Array, Array]:
+    """New directions against old ones."""
+    u, v = self.overlap
+    return u.mT, v.mT
+
+  @property
+  def rank(self) -> int:
+    return self.new.s.shape[-1]
+
+
+def pair(after: Factors | Pair, before: Factors | None) -> Pair:
+  """The Pair of two stacks, or the one that is given."""
+  if isinstance(after, Pair):
+    if before is not None:
+      raise ValueError('a Pair holds both checkpoints: give no other')
+    return after
+  if before is None:
+    raise ValueError('give the stack before, or a Pair of both')
+  return Pair(after, before)
+
+
+def factored(x: Factors) -> svd.SVD:
+  """The factors of x, if it is not them already."""
+  return x if isinstance(x, svd.SVD) else svd.decompose(x)
+
+
+@jax.jit
+def composed(factors: mixing.Rows) -> Float[Array, '*L M N']:
+  """The stack that factors with directions as rows are of."""
+  return jnp.matmul(
+      (factors.u * factors.s[..., None]).mT, factors.v, precision='highest')
+
+
+def _weights(x: Factors) -> Float[Array, '*L M N']:
+  return svd.compose(x) if isinstance(x, svd.SVD) else x.astype(jnp.float32)
