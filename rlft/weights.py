@@ -42,6 +42,13 @@ def config_of(name: str) -> dict[str, Any]:
   return checkpoint.run_config(run_dir)
 
 
+def step_of(name: str) -> int:
+  """The step that these parameters were saved at."""
+  if name.startswith('asset:'):
+    return int(provenance(name.removeprefix('asset:'))['step'])
+  return checkpoint.resolve_step(name)
+
+
 def provenance(asset: str) -> dict[str, Any]:
   """How a shipped model was made; ValueError lists the ones there are."""
   path = tokenizer.ASSETS / f'{asset}.json'

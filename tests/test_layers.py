@@ -11,9 +11,10 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
-    ('train', 'evaluate', 'analyze', 'check', 'config'),
+    ('train', 'evaluate', 'analyze', 'comparison', 'healing', 'check',
+     'config'),
     ('analyses',),
-    ('weights',),
+    ('weights', 'checkpoints'),
     ('training', 'experience'),
     ('objectives',),
     ('policy', 'episodes'),

@@ -3,6 +3,7 @@
 `RUN_DIR@STEP` names one. The policy's parameters are an item of their own, so
 that another run can start from them without knowing this run's optimizer.
 """
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from rlft.ops import trees
 from rlft.types import TrainState
 
 
@@ -49,10 +51,25 @@ def save(
       meta=ocp.args.JsonSave(meta)))
 
 
+def save_params(run_dir: Path, step: int, params: PyTree) -> None:
+  """Saves parameters alone, at a step of a run directory."""
+  with open_manager(run_dir, keep=None) as manager:
+    manager.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params)))
+
+
 def restore(
     manager: ocp.CheckpointManager, step: int, like: TrainState,
 ) -> tuple[TrainState, PyTree]:
-  """The train state of a step, as `like`, and the source's state."""
+  """The train state of a step, as `like`, and the source's state.
+
+  Raises ValueError when only parameters were saved, as of an edited checkpoint.
+  """
+  folder = Path(manager.directory) / f'{step:06d}'
+  if not (folder / 'rest').is_dir():
+    raise ValueError(
+        f'{folder} holds parameters only, so this run cannot go on: start a '
+        'new one with config.init')
   rest = like._asdict()
   params = rest.pop('params')
   found = manager.restore(step, args=ocp.args.Composite(
@@ -100,11 +117,34 @@ def resolve_step(name: str) -> int:
 
 def load_params(name: str) -> PyTree:
   """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+  with ocp.StandardCheckpointer() as reader:
+    return jax.tree.map(np.asarray, reader.restore(_params_of(name)))
+
+
+def leaves(name: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """Path -> (shape, dtype) of what `load_params` would load; reads no data."""
+  found = ocp.PyTreeCheckpointHandler().metadata(_params_of(name))
+  tree = getattr(found, 'tree', found)
+  return {
+      path: (tuple(x.shape), np.dtype(x.dtype))
+      for path, x in trees.named(tree).items()}
+
+
+def load_leaf(name: str, leaf: str) -> np.ndarray:
+  """One leaf of 'RUN_DIR@STEP' by its path, such as 'policy/head/kernel'."""
+  words = leaf.split('/')
+  nest = lambda x: functools.reduce(lambda y, w: {w: y}, words[::-1], x)
+  with ocp.PyTreeCheckpointer() as reader:
+    found = reader.restore(_params_of(name), args=ocp.args.PyTreeRestore(
+        item=nest(0), restore_args=nest(ocp.RestoreArgs(np.ndarray)),
+        partial_restore=True))
+  return functools.reduce(lambda y, w: y[w], words, found)
+
+
+def _params_of(name: str) -> Path:
   step = resolve_step(name)
   run_dir, _ = split(name)
-  path = run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
-  with ocp.StandardCheckpointer() as reader:
-    return jax.tree.map(np.asarray, reader.restore(path))
+  return run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:
