@@ -53,8 +53,10 @@ def _angles(
         jnp.linalg.qr(x.astype(jnp.float64 if wide else jnp.float32))[0]
         for x in (a, b))
     inside = _matmul(a.mT, b)
-    cosine = jnp.linalg.svd(inside, compute_uv=False)
-    sine = jnp.linalg.svd(b - _matmul(a, inside), compute_uv=False)
+    # Or JAX sets M x M aside for the directions that it is not asked for.
+    values = functools.partial(
+        jnp.linalg.svd, full_matrices=False, compute_uv=False)
+    cosine, sine = values(inside), values(b - _matmul(a, inside))
     angles = jnp.arctan2(sine[..., ::-1], cosine)
     return jnp.sort(angles, axis=-1).astype(jnp.float32)
 
