@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
@@ -105,8 +104,7 @@ def _edited(
     exact = new.astype(np.float32)
   else:
     edit, = restoration.edits(
-        *(weights.nest({path: jnp.asarray(w, jnp.float32)})
-          for w in (old, new)),
+        *(weights.nest({path: w.astype(np.float32)}) for w in (old, new)),
         sweep=[plan.entry], seed=plan.seed, select='.')
     exact = np.asarray(weights.flatten(edit.params)[path])
   dtype = plan.after.tensors[place.name].dtype
@@ -120,7 +118,7 @@ def _edited(
   meant = exact != wide(new)
   sums = (_square(exact - wide(new)), _square(wide(stored) - exact),
           _square(wide(new)), _square(wide(stored) - wide(old)),
-          np.sum(meant), np.sum(meant & (stored == new)))
+          float(meant.sum()), float((meant & (stored == new)).sum()))
   if tensor.output_first(plan.after.kind, place.name):
     stored = np.swapaxes(stored, -1, -2)
   return np.ascontiguousarray(stored), sums

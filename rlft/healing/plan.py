@@ -66,7 +66,7 @@ def _rehearse(entry: dict[str, Any]) -> None:
 
 
 def _in_layers(
-    checkpoint: Checkpoint, places: list[Place], layers: tuple[float, float],
+    checkpoint: Checkpoint, places: list[Place], layers: restore.Range,
 ) -> Any:
   """Whether a place is in a range of the depth of its own stack."""
   if checkpoint.kind == 'run':
