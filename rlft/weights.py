@@ -100,7 +100,7 @@ def by_path(tree: PyTree) -> dict[str, Any]:
   return {'/'.join(str(k.key) for k in path): leaf for path, leaf in leaves}
 
 
-def nest(flat: dict[str, np.ndarray]) -> PyTree:
+def nest(flat: dict[str, Any]) -> PyTree:
   """The inverse of `flatten`."""
   tree: dict[str, Any] = {}
   for path, leaf in flat.items():

@@ -183,9 +183,9 @@ def test_nothing_is_lost_in_float32(pair, tmp_path, capfd):
   row = found['tensors'][0]
   name = row['tensor']
   healed = loaded(tmp_path / 'out')[name].astype(np.float64)
-  for key, wanted in (('edit_norm', AFTER), ('distance_to_before', WEIGHTS)):
-    assert row[key] == pytest.approx(np.linalg.norm(
-        healed - wanted[name]), rel=1e-5)
+  for key, wanted in (('edit_norm', AFTER[name]), ('weight_norm', 2 * healed)):
+    assert row[key] == pytest.approx(
+        np.linalg.norm(healed - wanted), rel=1e-4)
 
 
 def test_a_dry_run_lists_and_writes_nothing(pair, tmp_path, capfd):

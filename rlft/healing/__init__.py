@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
@@ -98,15 +99,8 @@ def _edited(
     plan: Plan, place: Place,
 ) -> tuple[Shaped[np.ndarray, '...'], tuple[float, ...]]:
   """The matrix as it is stored, and sums that `_measured` makes sense of."""
-  old, new = (_load(x, place) for x in (plan.before, plan.after))
   path = place.name if place.index is None else f'{place.name}[{place.index}]'
-  if np.array_equal(old, new):  # exactly, where factoring would add roundings
-    exact = new.astype(np.float32)
-  else:
-    edit, = restoration.edits(
-        *(weights.nest({path: w.astype(np.float32)}) for w in (old, new)),
-        sweep=[plan.entry], seed=plan.seed, select='.')
-    exact = np.asarray(weights.flatten(edit.params)[path])
+  exact = _exact(plan, place, path)
   dtype = plan.after.tensors[place.name].dtype
   with np.errstate(over='ignore'):
     stored = exact.astype(DTYPES[dtype])
@@ -114,14 +108,30 @@ def _edited(
     raise ValueError(
         f'the edit of {path} does not fit into {dtype}: save both checkpoints '
         'as F32 or BF16')
-  wide = lambda w: w.astype(np.float32)
-  meant = exact != wide(new)
-  sums = (_square(exact - wide(new)), _square(wide(stored) - exact),
-          _square(wide(new)), _square(wide(stored) - wide(old)),
-          float(meant.sum()), float((meant & (stored == new)).sum()))
+  new = _load(plan.after, place)  # again: it was let go for the edit
+  wide = new.astype(np.float32)
+  meant = exact != wide
+  sums = (_square(exact - wide), _square(stored.astype(np.float32) - exact),
+          _square(wide), float(meant.sum()),
+          float((meant & (stored == new)).sum()))
   if tensor.output_first(plan.after.kind, place.name):
     stored = np.swapaxes(stored, -1, -2)
   return np.ascontiguousarray(stored), sums
+
+
+def _exact(
+    plan: Plan, place: Place, path: str,
+) -> Float32[np.ndarray, '*L M N']:
+  """The edited matrix before it is rounded to its dtype."""
+  old, new = (_load(x, place) for x in (plan.before, plan.after))
+  if np.array_equal(old, new):  # exactly, where factoring would add roundings
+    return new.astype(np.float32)
+  trees = [weights.nest({path: jnp.asarray(w, jnp.float32)})
+           for w in (old, new)]
+  del old, new
+  edit, = restoration.edits(
+      *trees, sweep=[plan.entry], seed=plan.seed, select='.')
+  return np.asarray(weights.by_path(edit.params)[path])
 
 
 def _load(checkpoint: Checkpoint, place: Place) -> Shaped[np.ndarray, '...']:
@@ -137,10 +147,10 @@ def _square(x: Float32[np.ndarray, '...']) -> float:
 
 def _measured(sums: np.ndarray) -> dict[str, float]:
   """Frobenius norms and counts of one tensor."""
-  edit, lost, weight, left, meant, unchanged = (float(x) for x in sums)
+  edit, lost, weight, meant, unchanged = (float(x) for x in sums)
   return {
       'edit_norm': math.sqrt(edit), 'rounding_norm': math.sqrt(lost),
-      'weight_norm': math.sqrt(weight), 'distance_to_before': math.sqrt(left),
+      'weight_norm': math.sqrt(weight),
       'entries_edited': int(meant), 'entries_unchanged': int(unchanged)}
 
 
