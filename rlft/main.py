@@ -134,6 +134,7 @@ def sample(positional, flags, overrides) -> int:
 def compare(positional, flags, overrides) -> int:
   """`rlft compare`."""
   import rlft
+  from rlft import comparison
   before, after = two('compare', positional, overrides)
   out, select, top, draws, seed = take(
       flags, 'out', 'select', 'top', 'draws', 'seed', need=('out',))
@@ -142,7 +143,7 @@ def compare(positional, flags, overrides) -> int:
       top=number('top', top, float, 0.2),
       draws=number('draws', draws, int, 4, least=1),
       seed=number('seed', seed, int, 0))
-  print(found['page'])
+  print(comparison.told(found), found['page'], sep='\n')
   return 0
 
 

@@ -56,6 +56,22 @@ def test_what_is_left_in_the_directory(finished):
   assert table['warnings'] == []
 
 
+def test_the_command_tells_means_by_module(pair, finished, capfd):
+  capfd.readouterr()
+  assert main.main(['compare', *pair, f'--out={finished}', *FLAGS]) == 0
+  head, *lines, page = capfd.readouterr().out.splitlines()
+  assert head.split()[0] == 'module' and page == str(finished / 'compare.html')
+  rows = json.loads((finished / 'rotation.json').read_text())['rows']
+  for line, module in zip(lines, ('q_proj', 'o_proj'), strict=True):
+    some = [r for r in rows if r['module'] == module]
+    name, count, *numbers = line.split()
+    assert (name, count) == (module, '4')
+    assert [float(x) for x in numbers] == pytest.approx([
+        scale * np.mean([r[key] for r in some]) for key, scale in (
+            ('angle_top20_rad', 180 / np.pi), ('angle_null_rad', 180 / np.pi),
+            ('value_shift', 100), ('value_shift_null', 100))], abs=6e-4)
+
+
 def test_rows_are_right(finished):
   """Against singular values by numpy in float64, and plain norms."""
   rows = json.loads((finished / 'rotation.json').read_text())['rows']

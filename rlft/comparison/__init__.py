@@ -5,7 +5,9 @@ all files and tensors, and a look for NaN. What was measured of a matrix is kept
 in DIR/unfinished until all are there, so a comparison that was interrupted goes
 on, as long as weights, settings and versions are the same.
 """
+import math
 import pathlib
+import statistics
 from typing import Any
 
 import numpy as np
@@ -66,3 +68,22 @@ def _gathered(job: Job, parts: list[Part]) -> dict[str, Any]:
       'top': np.asarray(rotation.FRACTIONS, np.float32),
       **{name: jobs.stacked(arrays) for name, arrays in each.items()}}
   return found
+
+
+def told(table: dict[str, Any]) -> str:
+  """Means over the matrices of each module, for the person who waits."""
+  rows = table['rows']
+  degrees = 180 / math.pi
+  columns = (('angle_top20_rad', degrees), ('angle_null_rad', degrees),
+             ('value_shift', 100), ('value_shift_null', 100))
+  modules = list(dict.fromkeys(row['module'] for row in rows))
+  wide = max(len('module'), *map(len, modules))
+  lines = [f'{"module":{wide}}  matrices  rotation, deg     null  '
+           'value shift, %     null']
+  for module in modules:
+    some = [row for row in rows if row['module'] == module]
+    a, b, c, d = (scale * statistics.fmean(row[key] for row in some)
+                  for key, scale in columns)
+    lines.append(f'{module:{wide}}  {len(some):8d}  {a:13.3f}  {b:7.3f}  '
+                 f'{c:14.3f}  {d:7.3f}')
+  return '\n'.join(lines)
