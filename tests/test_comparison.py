@@ -306,6 +306,8 @@ options = dict(select='proj', draws=1)
 rlft.compare(sys.argv[1], sys.argv[2], **options)
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rlft.compare(sys.argv[3], sys.argv[4], sys.argv[5], **options)
+rlft.heal(sys.argv[3], sys.argv[4], sys.argv[5] + '/healed', select='proj',
+          edit='interpolate', amount=0.5)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 '''
 

@@ -150,6 +150,27 @@ def test_the_layout_stays(pair, tmp_path):
         loaded(tmp_path / 'out')[key], WEIGHTS[key], atol=1e-6)
 
 
+def test_other_dtypes_pass_through(tmp_path):
+  """Counters and buffers beside the weights."""
+  folders = []
+  for name, weight in (('a', WEIGHTS), ('b', AFTER)):
+    folders.append(tmp_path / name)
+    folders[-1].mkdir()
+    safetensors.numpy.save_file(
+        {'l.0.q_proj.weight': weight[EDITED[0]], 'ids': np.arange(5),
+         'step': np.array(3.5), 'mask': np.array([True, False])},
+        folders[-1] / 'model.safetensors')
+  rlft.heal(*folders, tmp_path / 'out', edit='revert')
+  found = loaded(tmp_path / 'out')
+  np.testing.assert_array_equal(
+      found.pop('l.0.q_proj.weight'), WEIGHTS[EDITED[0]])
+  for name, array in loaded(folders[1]).items():
+    if name in found:
+      assert array.dtype == found[name].dtype
+      np.testing.assert_array_equal(array, found[name])
+  assert set(found) == {'ids', 'step', 'mask'}
+
+
 def test_what_rounding_undid_is_told(narrow, tmp_path, capfd):
   """Against the numpy formula on the same bfloat16 weights."""
   out = tmp_path / 'out'

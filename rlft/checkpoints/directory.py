@@ -27,6 +27,8 @@ def read(name: str) -> Checkpoint:
   if not folder.is_dir():
     raise ValueError(
         f'{name} is no directory, and no RUN_DIR@STEP: give one of the two')
+  if (folder / 'checkpoints').is_dir():
+    raise ValueError(f'{name} is a run: say which step, {name}@last')
   # As transformers does: a single file goes before an index.
   single = (folder / SINGLE).is_file()
   listed = None if single else index(folder)

@@ -1,5 +1,6 @@
 """A comparison in a directory: it goes on where it stopped."""
 import json
+import os
 import pathlib
 import shutil
 import zipfile
@@ -98,7 +99,7 @@ def _part(path: pathlib.Path) -> Part | None:
 
 def _write_part(path: pathlib.Path, part: Part) -> None:
   rows, curves = part
-  temporary = path.with_suffix('.tmp')
+  temporary = path.with_suffix(f'.{os.getpid()}')
   text = np.frombuffer(json.dumps(rows).encode(), np.uint8)
   with temporary.open('wb') as file:
     np.savez(file, rows=text, **curves)
@@ -108,7 +109,7 @@ def _write_part(path: pathlib.Path, part: Part) -> None:
 def _write_curves(
     path: pathlib.Path, job: Job, paths: list[pathlib.Path]) -> None:
   """rotation.npz, with the curves of one module in memory at a time."""
-  temporary = path.with_suffix('.tmp')
+  temporary = path.with_suffix(f'.{os.getpid()}')
   with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
     def put(name, array):
       with archive.open(f'{name}.npy', 'w', force_zip64=True) as file:
@@ -125,6 +126,6 @@ def _write_curves(
 
 def replace(path: pathlib.Path, data: bytes) -> None:
   """Writes a file whole, or not at all."""
-  temporary = path.with_name(f'.{path.name}.tmp')
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   temporary.write_bytes(data)
   temporary.replace(path)

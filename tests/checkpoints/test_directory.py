@@ -1,4 +1,5 @@
 """Directories of safetensors: read by name, and refused when not sound."""
+import hashlib
 import json
 import os
 
@@ -51,7 +52,6 @@ def test_a_linear_layer_is_turned_to_act_from_the_left(tmp_path):
 
 
 def test_hashes_are_those_of_the_files(sharded):
-  import hashlib
   found = checkpoints.open(str(sharded))
   seen = []
   files, tensors = tensor.digest(found, set(), seen.append)
@@ -173,3 +173,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
   refuse(tmp_path, r'has neither model\.safetensors nor')
   safetensors.numpy.save_file({}, tmp_path / 'model.safetensors')
   refuse(tmp_path, 'holds no tensors')
+  (tmp_path / 'checkpoints').mkdir()
+  refuse(tmp_path, 'is a run: say which step, .*@last')
+
+
+def test_a_single_file_goes_before_an_index(sharded):
+  """As transformers would load it."""
+  safetensors.numpy.save_file(
+      {'x.weight': np.ones((2, 2))}, sharded / 'model.safetensors')
+  assert list(checkpoints.open(str(sharded)).tensors) == ['x.weight']
