@@ -89,6 +89,13 @@ def test_the_map_shows_degrees_and_means_over_experts(folder):
   assert 'means over experts' in content['figures']['heatmap']['note']
 
 
+def test_what_is_undefined_is_left_out_of_a_mean():
+  rows = [row(0, 'w', e) | {'value_shift': v} for e, v in (
+      (0, .25), (1, None), (2, .75))]
+  assert comparison.cells(rows)[0]['value_shift'] == .5
+  assert comparison.cells(rows[:1])[0] == rows[0]
+
+
 def test_curves_are_those_of_the_row(folder):
   _, content = written(folder)
   matrices = content['figures']['spectra']['matrices']
