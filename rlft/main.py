@@ -1,4 +1,5 @@
 """The command `rlft`: run | eval | sample | compare | heal | report."""
+import ctypes
 import math
 import os
 import shlex
@@ -28,6 +29,7 @@ BEFORE and AFTER: directories of safetensors files, as Hugging Face has them,
 or RUN_DIR@STEP or asset:NAME.
 """
 COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'report')
+MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
 SWITCHES = ('dry_run',)  # flags that mean true when they have no value
 
 
@@ -133,6 +135,7 @@ def sample(positional, flags, overrides) -> int:
 
 def compare(positional, flags, overrides) -> int:
   """`rlft compare`."""
+  save_memory()
   import rlft
   from rlft import comparison
   before, after = two('compare', positional, overrides)
@@ -149,6 +152,7 @@ def compare(positional, flags, overrides) -> int:
 
 def heal(positional, flags, overrides) -> int:
   """`rlft heal`."""
+  save_memory()
   import rlft
   from rlft.healing import flags as words
   before, after = two('heal', positional, overrides)
@@ -162,6 +166,22 @@ def heal(positional, flags, overrides) -> int:
       **words.parse(edit or 'vectors', options))
   print(words.told(found))
   return 0
+
+
+def save_memory() -> None:
+  """Little memory rather than much at the same time, on CPUs.
+
+  XLA schedules for concurrency unless told otherwise, and glibc keeps freed
+  matrices of up to 32 MiB in a heap of holes. XLA reads its flags once, so this
+  is for a process that has not used JAX yet.
+  """
+  flag = '--xla_cpu_enable_concurrency_optimized_scheduler'
+  flags = os.environ.get('XLA_FLAGS', '')
+  if 'jax' not in sys.modules and flag not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {flag}=false'.strip()
+  allocator = ctypes.CDLL(None) if sys.platform == 'linux' else None
+  if hasattr(allocator, 'mallopt'):
+    allocator.mallopt(MMAP_THRESHOLD, 2**20)
 
 
 def two(name: str, positional: list[str], overrides: dict) -> list[str]:

@@ -16,12 +16,13 @@ import numpy as np
 from tests import llama
 
 COMMANDS = {
-    'compare': "rlft.compare('a', 'b', 'compared', select='proj', draws=2)",
-    'heal': "rlft.heal('a', 'b', 'healed', select='proj', edit='vectors')"}
+    'compare': ['--out=compared', '--select=proj', '--draws=2'],
+    'heal': ['--out=healed', '--select=proj', '--edit=vectors']}
 SCRIPT = '''
-import json, resource, time, rlft
+import json, resource, sys, time
+from rlft import main
 began = time.monotonic()
-{command}
+assert main.main(sys.argv[1:]) == 0
 print(json.dumps(dict(
     mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     seconds=time.monotonic() - began)))
@@ -38,18 +39,18 @@ def measure(n: int, command: str) -> dict[str, float]:
     llama.write(pathlib.Path(folder) / 'a', before)
     llama.write(pathlib.Path(folder) / 'b', llama.moved(before))
     done = subprocess.run(
-        [sys.executable, '-c', SCRIPT.format(command=command)], check=True,
-        cwd=folder, capture_output=True, text=True)
+        [sys.executable, '-c', SCRIPT, command, 'a', 'b', *COMMANDS[command]],
+        check=True, cwd=folder, capture_output=True, text=True)
   return json.loads(done.stdout.splitlines()[-1])
 
 
 def main(sizes: list[int]) -> None:
   """A line per command and size."""
-  for name, command in COMMANDS.items():
-    base = measure(64, command)['mib']
+  for name in COMMANDS:
+    base = measure(64, name)['mib']
     print(f'{name}: {base:.0f} MiB at 64 x 64', flush=True)
     for n in sizes:
-      found, matrix = measure(n, command), 4 * n * n / 2**20
+      found, matrix = measure(n, name), 4 * n * n / 2**20
       over = (found['mib'] - base) / matrix
       print(f'{name} {n} x {n}: {found["mib"]:.0f} MiB, '
             f'{found["seconds"]:.0f} s; {over:.1f} matrices over that; '
