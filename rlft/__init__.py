@@ -4,13 +4,14 @@
   rlft.scores(checkpoint)          its evaluations, as `rlft eval`
   rlft.sampler(checkpoint)         prompt -> completion, as `rlft sample`
   rlft.compare(before, after)      how far the weight matrices turned
+  rlft.heal(before, after, out)    the later one, edited back to the earlier
   rlft.write_report(study_dir)     the page, as `rlft report`
 """
 import importlib
 from typing import Any
 
 __version__ = '0.1.0'
-__all__ = ['compare', 'run', 'sampler', 'scores', 'write_report']
+__all__ = ['compare', 'heal', 'run', 'sampler', 'scores', 'write_report']
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,11 @@ import ml_collections
 
 from rlft import (
     check,
+    checkpoints,
+    comparison,
     directory,
     episodes,
+    healing,
     report,
     study,
     tokenizer,
@@ -19,6 +22,7 @@ from rlft import (
 )
 from rlft import config as door
 from rlft.analyses import rotation
+from rlft.report import comparison as report_comparison
 from rlft.training import progress
 
 
@@ -132,14 +136,36 @@ def sampler(
   return talk
 
 
-def compare(before: str, after: str, **options: Any) -> dict:
-  """`analyses/rotation.py` between two checkpoints: rows and curves."""
+def compare(
+    before: str | Path, after: str | Path, out: str | Path | None = None,
+    **options: Any,
+) -> dict:
+  """How far the weights turned between two checkpoints: rows and curves.
+
+  Of two runs, `analyses/rotation.py` on them. Of directories of safetensors,
+  or with a directory `out`, `comparison.run`: one matrix in memory at a time,
+  and with `out` the files of `rlft compare`, 'page' being the path of its
+  compare.html.
+  """
+  before, after = str(before), str(after)
+  if out is not None:
+    found = comparison.run(before, after, out, **options)
+    return {**found, 'page': report_comparison.write(Path(out))}
+  if not (checkpoints.is_run(before) and checkpoints.is_run(after)):
+    return comparison.run(before, after, **options)
   names = {'before': before, 'after': after}
   trees = {role: weights.load(name)['policy'] for role, name in names.items()}
   weights.match(trees['after'], trees['before'], after)
   stored = {role: weights.fingerprints(name) for role, name in names.items()}
   return rotation.analyse(
       trees, before='before', after='after', stored=stored, **options)
+
+
+def heal(
+    before: str | Path, after: str | Path, out: str | Path, **options: Any,
+) -> dict:
+  """Writes `after` edited towards `before`, as `rlft heal`: `healing.run`."""
+  return healing.run(str(before), str(after), out, **options)
 
 
 def write_report(study_dir: str | Path) -> Path:

@@ -1,4 +1,5 @@
-"""The command `rlft`: run | eval | sample | report."""
+"""The command `rlft`: run | eval | sample | compare | heal | report."""
+import ctypes
 import math
 import os
 import shlex
@@ -13,10 +14,22 @@ USAGE = """usage: rlft COMMAND ...
       the evaluations of its config on one checkpoint
   rlft sample RUN_DIR@STEP|asset:NAME [PROMPT ...] [--temperature=0]
       completions of prompts, given or typed
+  rlft compare BEFORE AFTER --out=DIR [--select=REGEX] [--top=0.2]
+      [--draws=4] [--seed=0]
+      how the weights turned, matrix by matrix: DIR/compare.html; goes on
+  rlft heal BEFORE AFTER --out=DIR --edit=vectors [--top=0.2] [--tail=0]
+      [--layers=0:0.25] [--modules=q_proj,k_proj] [--amount=0.5]
+      [--polar=false] [--select=REGEX] [--seed=0] [--dry_run]
+      AFTER edited towards BEFORE, in AFTER's own format
   rlft report STUDY_DIR
       report.html and summary.json from what a study wrote
+
+BEFORE and AFTER: directories of safetensors files, as Hugging Face has them,
+or RUN_DIR@STEP or asset:NAME.
 """
-COMMANDS = ('run', 'eval', 'sample', 'report')
+COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'report')
+MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
+SWITCHES = ('dry_run',)  # flags that mean true when they have no value
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
       raise ValueError(f'no command {argv[0]}; known: {", ".join(COMMANDS)}')
     positional, flags, overrides = parse(argv[1:])
-    return {'run': run, 'eval': evaluate, 'sample': sample, 'report': report}[
-        argv[0]](positional, flags, overrides)
+    return {
+        'run': run, 'eval': evaluate, 'sample': sample, 'compare': compare,
+        'heal': heal, 'report': report}[argv[0]](positional, flags, overrides)
   except (ValueError, OSError) as error:
     if os.environ.get('RLFT_TRACEBACK'):
       raise
@@ -49,7 +63,9 @@ def parse(argv: list[str]) -> tuple[list[str], dict, dict]:
       positional.append(word)
       continue
     key, equals, value = word[2:].partition('=')
-    if not equals:
+    if not equals and key in SWITCHES:
+      value = 'true'
+    elif not equals:
       raise ValueError(f'--{key} needs a value: --{key}=...')
     if key.startswith('config.'):
       overrides[key.removeprefix('config.')] = value
@@ -127,6 +143,72 @@ def sample(positional, flags, overrides) -> int:
   for prompt in prompts:
     print(talk(prompt), flush=True)
   return 0
+
+
+def compare(positional, flags, overrides) -> int:
+  """`rlft compare`."""
+  save_memory()
+  import rlft
+  from rlft import comparison
+  before, after = two('compare', positional, overrides)
+  out, select, top, draws, seed = take(
+      flags, 'out', 'select', 'top', 'draws', 'seed', need=('out',))
+  found = rlft.compare(
+      before, after, out=out, select=select,
+      top=number('top', top, float, 0.2),
+      draws=number('draws', draws, int, 4, least=1),
+      seed=number('seed', seed, int, 0))
+  print(comparison.told(found), found['page'], sep='\n')
+  return 0
+
+
+def heal(positional, flags, overrides) -> int:
+  """`rlft heal`."""
+  save_memory()
+  import rlft
+  from rlft.healing import flags as words
+  before, after = two('heal', positional, overrides)
+  own = ('out', 'edit', 'select', 'seed', 'dry_run')
+  options = {k: v for k, v in flags.items() if k not in own}
+  out, edit, select, seed, dry_run = take(
+      {k: v for k, v in flags.items() if k in own}, *own, need=('out',))
+  found = rlft.heal(
+      before, after, out, edit=edit or 'vectors', select=select,
+      seed=number('seed', seed, int, 0), dry_run=truth('dry_run', dry_run),
+      **words.parse(edit or 'vectors', options))
+  print(words.told(found))
+  return 0
+
+
+def save_memory() -> None:
+  """Little memory rather than much at the same time, on CPUs.
+
+  XLA schedules for concurrency unless told otherwise, and glibc keeps freed
+  matrices of up to 32 MiB in a heap of holes. XLA reads its flags once, so this
+  is for a process that has not used JAX yet.
+  """
+  flag = '--xla_cpu_enable_concurrency_optimized_scheduler'
+  flags = os.environ.get('XLA_FLAGS', '')
+  if 'jax' not in sys.modules and flag not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} {flag}=false'.strip()
+  allocator = ctypes.CDLL(None) if sys.platform == 'linux' else None
+  if hasattr(allocator, 'mallopt'):
+    allocator.mallopt(MMAP_THRESHOLD, 2**20)
+
+
+def two(name: str, positional: list[str], overrides: dict) -> list[str]:
+  """BEFORE and AFTER; ValueError when there are not two."""
+  if len(positional) != 2 or overrides:
+    raise ValueError(
+        f'{name} takes two checkpoints, BEFORE and AFTER, and no --config.*')
+  return positional
+
+
+def truth(name: str, text: str | None) -> bool:
+  """The value of a flag that is true or false; false without it."""
+  if text not in (None, 'true', 'false'):
+    raise ValueError(f'--{name}={text}: write true or false')
+  return text == 'true'
 
 
 def number(name: str, text: str | None, kind: type, default, *, least=0):

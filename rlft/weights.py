@@ -84,6 +84,13 @@ def located(name: str, run_dir: Path) -> str:
   return name
 
 
+def step_of(name: str) -> int:
+  """The step that these parameters were saved at."""
+  if name.startswith('asset:'):
+    return int(provenance(name.removeprefix('asset:'))['step'])
+  return checkpoint.resolve_step(name)
+
+
 def provenance(asset: str) -> dict[str, Any]:
   """How a shipped model was made; ValueError lists the ones there are."""
   path = tokenizer.ASSETS / f'{asset}.json'
@@ -135,7 +142,7 @@ def by_path(tree: PyTree) -> dict[str, Any]:
   return {'/'.join(str(k.key) for k in path): leaf for path, leaf in leaves}
 
 
-def nest(flat: dict[str, np.ndarray]) -> PyTree:
+def nest(flat: dict[str, Any]) -> PyTree:
   """The inverse of `flatten`."""
   tree: dict[str, Any] = {}
   for path, leaf in flat.items():

@@ -11,10 +11,10 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
-    ('train', 'evaluate', 'analyze', 'observe', 'check', 'config',
-     'directory'),
+    ('train', 'evaluate', 'analyze', 'observe', 'comparison', 'healing',
+     'check', 'config', 'directory'),
     ('analyses',),
-    ('weights',),
+    ('weights', 'checkpoints'),
     ('training', 'experience'),
     ('objectives',),
     ('policy', 'episodes'),

@@ -1,7 +1,9 @@
 """The command: what it says, what it leaves, and how it declines."""
 import io
 import json
+import os
 import shutil
+import sys
 
 import pytest
 
@@ -148,7 +150,8 @@ def test_a_directory_of_another_config_is_left_alone(file, finished, capfd):
 
 
 @pytest.mark.parametrize('argv, complaint', [
-    (['rnu'], 'no command rnu; known: run, eval, sample, report'),
+    (['rnu'],
+     'no command rnu; known: run, eval, sample, compare, heal, report'),
     (['run', '--config=x.py'], '--run_dir=... is missing'),
     (['run', '--run_dir=x'], '--config=... is missing'),
     (['eval'], 'eval takes one checkpoint'),
@@ -181,6 +184,19 @@ def test_what_a_command_does_not_know_is_refused(argv, complaint, capfd):
 def test_help_is_no_error(argv, capfd):
   assert main.main(argv) == 0
   assert capfd.readouterr().out.startswith('usage: rlft COMMAND')
+
+
+def test_flags_of_the_person_are_kept(monkeypatch):
+  """Only a process that has not used JAX yet gets one more."""
+  monkeypatch.setenv('XLA_FLAGS', '--a=b')
+  main.save_memory()
+  assert os.environ['XLA_FLAGS'] == '--a=b'
+  monkeypatch.delitem(sys.modules, 'jax')
+  main.save_memory()
+  main.save_memory()
+  flags = os.environ['XLA_FLAGS'].split()
+  assert flags[0] == '--a=b' and len(flags) == 2
+  assert flags[1].endswith('scheduler=false')
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capfd):

@@ -62,10 +62,16 @@ def cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   groups = {}
   for row in rows:
     groups.setdefault((row['layer'], row['module']), []).append(row)
-  return [{**group[0], **{
-      key: float(np.mean([row[key] for row in group]))
-      for key, value in group[0].items()
-      if isinstance(value, float)}} for group in groups.values()]
+  return [{**group[0], **{key: _mean([row[key] for row in group])
+                          for key, value in group[0].items()
+                          if isinstance(value, float)}}
+          for group in groups.values()]
+
+
+def _mean(values: list[float | None]) -> float | None:
+  """Over those that there are: a number may be undefined for a matrix."""
+  there = [value for value in values if value is not None]
+  return float(np.mean(there)) if there else None
 
 
 def _heatmap(table: dict[str, Any]) -> dict[str, Any]:
@@ -152,5 +158,11 @@ def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
   columns = [*first, *(c for c in columns if c not in (*first, 'tensor'))]
   return {'title': 'Every matrix', 'columns': columns,
           'note': 'angles in radians, energies as shares, norms Frobenius. '
-                  'Press a heading to sort.',
-          'rows': [[row.get(c) for c in columns] for row in rows]}
+                  'Press a heading to sort. Grey: does not exceed its nulls '
+                  'and its floor.',
+          'rows': [[_short_number(row.get(c)) for c in columns]
+                   for row in rows]}
+
+
+def _short_number(value: Any) -> Any:
+  return float(f'{value:.6g}') if isinstance(value, float) else value

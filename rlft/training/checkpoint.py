@@ -3,6 +3,7 @@
 `RUN_DIR@STEP` names one. The policy's parameters are an item of their own, so
 that another run can start from them without knowing this run's optimizer.
 """
+import functools
 import gc
 import json
 import logging
@@ -16,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from rlft.ops import trees
 from rlft.types import TrainState
 
 RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
@@ -55,10 +57,25 @@ def save(
       meta=ocp.args.JsonSave(meta)))
 
 
+def save_params(run_dir: Path, step: int, params: PyTree) -> None:
+  """Saves parameters alone, at a step of a run directory."""
+  with open_manager(run_dir, keep=None) as manager:
+    manager.save(step, args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params)))
+
+
 def restore(
     manager: ocp.CheckpointManager, step: int, like: TrainState,
 ) -> tuple[TrainState, PyTree]:
-  """The train state of a step, as `like`, and the source's state."""
+  """The train state of a step, as `like`, and the source's state.
+
+  Raises ValueError when only parameters were saved, as of an edited checkpoint.
+  """
+  folder = Path(manager.directory) / f'{step:06d}'
+  if not (folder / 'rest').is_dir():
+    raise ValueError(
+        f'{folder} holds parameters only, so this run cannot go on: start a '
+        'new one with config.init')
   rest = like._asdict()
   params = rest.pop('params')
   wanted = ocp.args.Composite(
@@ -123,6 +140,32 @@ def find(name: str) -> Path:
   if not path.is_dir():
     raise ValueError(unreadable(run_dir, step))
   return path
+
+
+def leaves(name: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+  """Path -> (shape, dtype) of what `load_params` would load; reads no data."""
+  path = find(name)
+  found = read(lambda: ocp.PyTreeCheckpointHandler().metadata(path),
+               split(name)[0], resolve_step(name))
+  tree = getattr(found, 'tree', found)
+  return {
+      path: (tuple(x.shape), np.dtype(x.dtype))
+      for path, x in trees.named(tree).items()}
+
+
+def load_leaf(name: str, leaf: str) -> np.ndarray:
+  """One leaf of 'RUN_DIR@STEP' by its path, such as 'policy/head/kernel'."""
+  words, path = leaf.split('/'), find(name)
+  nest = lambda x: functools.reduce(lambda y, w: {w: y}, words[::-1], x)
+
+  def restored():
+    with ocp.PyTreeCheckpointer() as reader:
+      return reader.restore(path, args=ocp.args.PyTreeRestore(
+          item=nest(0), restore_args=nest(ocp.RestoreArgs(np.ndarray)),
+          partial_restore=True))
+
+  found = read(restored, split(name)[0], resolve_step(name))
+  return functools.reduce(lambda y, w: y[w], words, found)
 
 
 def load_params(name: str) -> PyTree:

@@ -188,3 +188,10 @@ def test_value_shift_and_stable_rank_by_hand():
   assert float(shift[1]) < .01
   ranks = rotation.stable_rank(jnp.array([[2., 2.], [3., 0.], [0., 0.]]))
   np.testing.assert_allclose(ranks, [2, 1, 0])
+
+
+def test_angles_of_a_tall_matrix_need_no_square_one():
+  """An embedding of 150,000 words: M x M in float64 would be 180 GB."""
+  bases = jax.ShapeDtypeStruct((150_000, 4), jnp.float32)
+  used = rotation.principal_angles.lower(bases, bases).compile()
+  assert used.memory_analysis().temp_size_in_bytes < 200 * 2**20

@@ -1,0 +1,130 @@
+"""What a tensor's name says: its layer, its expert, its module.
+
+`model.layers.12.self_attn.q_proj.weight` is layer 12, module q_proj. Nothing is
+known of the model's class: the first number in a name is taken for the layer,
+a second one for the expert.
+"""
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from rlft.checkpoints.tensor import DTYPES, Checkpoint, Tensor
+from rlft.ops import trees
+
+# The linear maps of the blocks, as the common families call them, in the order
+# in which a block uses them.
+KNOWN = (
+    'qkv_proj', 'query_key_value', 'q_proj', 'k_proj', 'v_proj', 'o_proj',
+    'out_proj', 'gate_up_proj', 'gate_proj', 'up_proj', 'down_proj',
+    'dense_h_to_4h', 'dense_4h_to_h', 'fc1', 'fc2', 'w1', 'w3', 'w2')
+DIRECTORY = rf'\.({"|".join(KNOWN)})(\.weight)?$'
+ENDINGS = ('weight', 'kernel')
+
+
+class Place(NamedTuple):
+  """Where a matrix is in the model."""
+  name: str  # of the tensor
+  index: int | None  # of the matrix in a tensor that is a stack of experts
+  stack: str  # what its layer is counted in: '' is in no layer
+  layer: int
+  expert: int | None
+  module: str
+
+
+def default(kind: str) -> str:
+  """The regex of the matrices that are taken when none is given."""
+  return DIRECTORY if kind == 'directory' else trees.BLOCKS
+
+
+def select(checkpoint: Checkpoint, pattern: str | None) -> list[str]:
+  """Names of the tensors that match; ValueError when one is no matrix."""
+  pattern = default(checkpoint.kind) if pattern is None else pattern
+  try:
+    wanted = re.compile(pattern)
+  except re.error as error:
+    raise ValueError(f'select={pattern!r} is no regex: {error}') from error
+  found = [name for name in checkpoint.tensors if wanted.search(name)]
+  if not found:
+    known = modules(k for k, v in checkpoint.tensors.items()
+                    if len(v.shape) > 1)
+    raise ValueError(
+        f'no tensor of {checkpoint.name} matches select={pattern!r}; its '
+        f'matrices: {", ".join(dict.fromkeys(known.values())) or "none"}')
+  for name in found:
+    _take(checkpoint, name, checkpoint.tensors[name])
+  return found
+
+
+def _take(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:
+  stacked = checkpoint.kind == 'run' and 'layers' in name.split('/')[:-1]
+  least, most = (2 + stacked, 3) if not stacked else (3, 4)
+  if not least <= len(tensor.shape) <= most or not all(tensor.shape):
+    raise ValueError(
+        f'{checkpoint.name}: {name} of shape {list(tensor.shape)} is no '
+        'matrix and no stack of matrices; narrow select')
+  if tensor.dtype not in DTYPES:
+    raise ValueError(
+        f'{checkpoint.name}: {name} is {tensor.dtype}, and only '
+        f'{", ".join(DTYPES)} can be decomposed; save the model in one of '
+        'these, or narrow select')
+
+
+def modules(names: Iterable[str]) -> dict[str, str]:
+  """Name -> module: the last word of its path, more words where two collide."""
+  paths = {name: _words(name) for name in names}
+  known = set(paths.values())
+  return {name: next(
+      '.'.join(path[-n:]) for n in range(1, len(path) + 1)
+      if n == len(path) or sum(p[-n:] == path[-n:] for p in known) == 1)
+      for name, path in paths.items()}
+
+
+def _words(name: str) -> tuple[str, ...]:
+  """The words of a name without its numbers and its ending."""
+  words = [w for w in re.split('[./]', name) if w and not w.isdecimal()]
+  if len(words) > 1 and words[-1] in ENDINGS:
+    words.pop()
+  return tuple(words) or (name,)
+
+
+def places(
+    tensors: Mapping[str, Tensor], names: Iterable[str], kind: str,
+) -> list[Place]:
+  """The matrices of these tensors, by layer and in the order of a block.
+
+  A stack of experts is taken apart, so that memory goes by the matrix; the
+  stacks over layers of a run stay whole, and their place is layer 0.
+  """
+  found, short = [], modules(names)
+  for name, module in short.items():
+    words = re.split('[./]', name)
+    numbers = [i for i, word in enumerate(words) if word.isdecimal()]
+    layer = int(words[numbers[0]]) if numbers else 0
+    expert = int(words[numbers[1]]) if len(numbers) > 1 else None
+    stack = '.'.join(words[:numbers[0]]) if numbers else ''
+    if kind == 'run':
+      found.append(Place(name, None, 'layers' * ('layers' in words[:-1]), 0,
+                         None, module))
+    elif len(tensors[name].shape) == 3:
+      found += [Place(name, i, stack, layer, i, module)
+                for i in range(tensors[name].shape[0])]
+    else:
+      found.append(Place(name, None, stack, layer, expert, module))
+  return sorted(found, key=lambda x: (x.layer, _rank(x.module), x.expert or 0))
+
+
+def _rank(module: str) -> int:
+  last = module.rpartition('.')[2]
+  return KNOWN.index(last) if last in KNOWN else len(KNOWN)
+
+
+def depths(tensors: Iterable[str]) -> dict[str, int]:
+  """Number of layers of every stack of blocks in a directory."""
+  found = {}
+  for name in tensors:
+    words = re.split('[./]', name)
+    numbers = [i for i, word in enumerate(words) if word.isdecimal()]
+    if numbers:
+      stack = '.'.join(words[:numbers[0]])
+      found[stack] = max(found.get(stack, 0), int(words[numbers[0]]) + 1)
+  return found
