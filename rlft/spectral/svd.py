@@ -31,8 +31,14 @@ def decompose(w: Float[Array, '*L M N'], k: int | None = None) -> SVD:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _decompose(w: Float[Array, '*L M N'], k: int) -> SVD:
-  factor = functools.partial(jnp.linalg.svd, full_matrices=False)
-  return leading(SVD(*each(factor, w.astype(jnp.float32))), k)
+  return leading(SVD(*each(_factor, w.astype(jnp.float32))), k)
+
+
+def _factor(w: Float[Array, '*L M N']) -> tuple[Array, Array, Array]:
+  if w.shape[-2] < w.shape[-1]:  # LAPACK is 30 % faster on the transpose
+    u, s, vt = jnp.linalg.svd(w.mT, full_matrices=False)
+    return vt.mT, s, u.mT
+  return jnp.linalg.svd(w, full_matrices=False)
 
 
 def each(
