@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import rlft
 from rlft import config as door
 from rlft import healing, main, weights
 from rlft.checkpoints import header
+from rlft.spectral import svd
 from rlft.training import checkpoint
 from tests import llama, tiny
 
@@ -311,6 +313,18 @@ def test_what_does_not_fit_the_dtype_is_refused(tmp_path, capfd):
                   '--amount=5'], capfd)
   assert 'does not fit into F16' in line
   assert sorted(p.name for p in tmp_path.iterdir()) == ['a', 'b']
+
+
+def test_a_decomposition_that_fails_is_told(
+    pair, tmp_path, monkeypatch, capfd):
+  """LAPACK's failures come as NaN."""
+  decompose = svd.decompose
+  monkeypatch.setattr(svd, 'decompose', lambda *x, **y: jax.tree.map(
+      lambda z: z * np.nan, decompose(*x, **y)))
+  line = refused(['heal', *pair, f'--out={tmp_path / "o"}', '--edit=values',
+                  '--select=0.*q_proj'], capfd)
+  assert 'q_proj.weight is not finite: a decomposition did not' in line
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('place', ['file', 'folder', 'link'])

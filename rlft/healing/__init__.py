@@ -101,6 +101,10 @@ def _edited(
   """The matrix as it is stored, and sums that `_measured` makes sense of."""
   path = place.name if place.index is None else f'{place.name}[{place.index}]'
   exact = _exact(plan, place, path)
+  if not tensor.finite(exact):
+    raise ValueError(
+        f'the edit of {path} is not finite: a decomposition did not converge; '
+        'leave it out with --select, or edit with another --top')
   dtype = plan.after.tensors[place.name].dtype
   with np.errstate(over='ignore'):
     stored = exact.astype(DTYPES[dtype])
