@@ -19,7 +19,7 @@ from rlft.spectral import svd
 _matmul = functools.partial(jnp.matmul, precision='highest')
 WIDTH = 64  # the least difference between two widths
 DOUBTFUL = 16  # directions that are projected once more, see `_beyond`
-AMBIGUOUS = 1e-6  # certainty below which the nearest basis is rounding
+AMBIGUOUS = 1e-7  # certainty below which the nearest basis is rounding
 
 
 class Rows(NamedTuple):

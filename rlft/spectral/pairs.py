@@ -24,6 +24,7 @@ class Pair:
       before_factors: svd.SVD | None = None):
     self._given = after, before
     self._factors = after_factors, before_factors
+    self._last: dict[str, tuple[int, int, Array]] = {}
 
   @functools.cached_property
   def new(self) -> mixing.Rows:
@@ -63,6 +64,31 @@ class Pair:
     """New directions against old ones."""
     u, v = self.overlap
     return u.mT, v.mT
+
+  def exchanged(
+      self, everything: str, into: mixing.Rows, top: int, tail: int,
+  ) -> Float[Array, '*L M N']:
+    """`after` with leading and trailing triplets replaced by those of `into`.
+
+    `everything` names the property that has all of them replaced. Made from
+    the nearest of three: nothing replaced, everything, or the last result of
+    this kind, so that a sweep costs what lies between its points; a result
+    differs by float32's rounding with the way it was reached.
+    """
+    at, chosen = mixing.group(self.rank, top, tail)
+    out, whole = (self.new, self.after) if chosen else (
+        into, getattr(self, everything))
+    into_group = into if chosen else self.new
+    last_top, last_tail, last = self._last.get(everything, (0, -1, None))
+    if last_tail == tail and abs(top - last_top) < at.count:
+      between, _ = mixing.group(self.rank, abs(top - last_top), 0)
+      at = between._replace(start=min(top, last_top))
+      more = top > last_top
+      out, into_group = (self.new, into) if more else (into, self.new)
+      whole = last
+    found = mixing.exchange(whole, out, into_group, at)
+    self._last[everything] = top, tail, found
+    return found
 
   @property
   def rank(self) -> int:

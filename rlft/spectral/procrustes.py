@@ -1,4 +1,4 @@
-"""The rotation that takes one basis to another, and the angles it turns by.
+"""The angles by which the Procrustes rotation turns one basis to another.
 
 Other than principal angles, which compare spans, this follows each direction:
 it also sees directions trade places within a span that stays where it is.
@@ -13,14 +13,6 @@ from rlft.spectral import clusters, svd
 from rlft.spectral.rotation import Sides
 
 _matmul = functools.partial(jnp.matmul, precision='highest')
-
-
-@jax.jit
-def procrustes(
-    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
-) -> Float[Array, '*L K K']:
-  """The orthogonal R that minimises |a R - b|."""
-  return svd.polar_factor(_matmul(a.mT, b))
 
 
 @jax.jit

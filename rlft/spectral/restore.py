@@ -64,10 +64,7 @@ def vectors(
   if polar and top + tail:
     return _orthonormal(pair, pair.new.s, top, tail)
   turned = pair.old._replace(s=pair.new.s)
-  at, chosen = mixing.group(pair.rank, top, tail)
-  if chosen:
-    return mixing.exchange(pair.after, pair.new, turned, at)
-  return mixing.exchange(pair.redirected, turned, pair.new, at)
+  return pair.exchanged('redirected', turned, top, tail)
 
 
 def triplets(
@@ -84,10 +81,7 @@ def triplets(
     s = jnp.where(jnp.broadcast_to(chosen, pair.old.s.shape),
                   pair.old.s, pair.new.s)
     return _orthonormal(pair, s, top, tail)
-  at, chosen = mixing.group(pair.rank, top, tail)
-  if chosen:
-    return mixing.exchange(pair.after, pair.new, pair.old, at)
-  return mixing.exchange(pair.before, pair.old, pair.new, at)
+  return pair.exchanged('before', pair.old, top, tail)
 
 
 def low_rank(

@@ -108,6 +108,14 @@ def _residual_angles(
   return tuple(found)
 
 
+@jax.jit
+def procrustes(
+    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
+) -> Float[Array, '*L K K']:
+  """The orthogonal R that minimises |a R - b|."""
+  return svd.polar_factor(_matmul(a.mT, b))
+
+
 def projector_distance(
     a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
 ) -> Float[Array, '*L']:

@@ -255,6 +255,18 @@ def test_a_pair_is_factored_once_for_any_number_of_edits(monkeypatch):
   assert made.count((L, M, N)) == 2
 
 
+@pytest.mark.parametrize('edit', [restore.vectors, restore.triplets])
+def test_a_sweep_is_its_points_in_any_order(edit):
+  before, after = pair()
+  both = pairs.Pair(after, before)
+  for top, tail in ((1, 0), (2, 0), (5, 0), (4, 0), (4, 2), (3, 2), (6, 0),
+                    (0, 0), (7, 0), (6, 1), (6, 1), (5, 0)):
+    np.testing.assert_allclose(
+        edit(both, top_count=top, tail_count=tail, polar=False),
+        edit(after, before, top_count=top, tail_count=tail, polar=False),
+        atol=2e-5)
+
+
 def test_a_pair_stands_alone():
   before, after = pair()
   with pytest.raises(ValueError, match='give no other'):

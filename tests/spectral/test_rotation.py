@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlft.spectral import procrustes, rotation, svd
+from rlft.spectral import rotation, svd
 
 M, K = 24, 6
 RIGHT = np.pi / 2
@@ -88,7 +88,7 @@ def test_angles_ignore_basis_order_sign_and_argument_order(seed):
 def test_a_stack_is_a_loop_over_layers():
   pairs = [turned(np.linspace(0, x, K), seed=i) for i, x in enumerate((.1, 1))]
   a, b = (jnp.stack(x) for x in zip(*pairs, strict=True))
-  for function in (rotation.principal_angles, procrustes.procrustes,
+  for function in (rotation.principal_angles, rotation.procrustes,
                    rotation.projector_distance):
     np.testing.assert_allclose(
         function(a, b), np.stack([function(*p) for p in pairs]), atol=1e-6)
@@ -99,7 +99,7 @@ def test_a_stack_is_a_loop_over_layers():
 def test_procrustes_finds_the_rotation():
   a, _ = turned(np.zeros(K))
   r = jnp.asarray(orthogonal(K, 5), jnp.float32)
-  np.testing.assert_allclose(procrustes.procrustes(a, a @ r), r, atol=2e-6)
+  np.testing.assert_allclose(rotation.procrustes(a, a @ r), r, atol=2e-6)
 
 
 @pytest.mark.parametrize('angle', [1e-6, .3, 1.5])
