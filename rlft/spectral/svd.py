@@ -73,10 +73,16 @@ def _finite(kernel: Callable, w: Float[Array, 'M N']) -> SVD:
 
 def _library(
     w: Float[Array, 'M N'], algorithm: str = 'DEFAULT') -> SVD:
-  u, s, vt = jax.lax.linalg.svd(
-      w, full_matrices=False,
-      algorithm=getattr(jax.lax.linalg.SvdAlgorithm, algorithm))
-  return SVD(u, s, vt)
+  names = jax.lax.linalg.SvdAlgorithm
+  factor = lambda x, name: SVD(*jax.lax.linalg.svd(
+      x, full_matrices=False, algorithm=getattr(names, name)))
+  found = factor(w, algorithm)
+  if algorithm != 'DEFAULT':
+    return found
+  # LAPACK's divide and conquer gives up on some matrices in single precision
+  # (bases mixed of two checkpoints are such); its QR iteration does not.
+  return jax.lax.cond(
+      jnp.isnan(found.s[0]), lambda: factor(w, 'QR'), lambda: found)
 
 
 def _products(w: Float[Array, 'M N']) -> SVD:

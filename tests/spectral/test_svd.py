@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft.spectral import procrustes, rotation, svd
+from rlft.spectral import rotation, svd
 
 SHAPES = [(5, 5), (4, 9), (9, 4), (3, 6, 4), (2, 3, 4, 6)]
 
@@ -84,7 +84,7 @@ def test_a_fraction_counts_by_rounding():
 
 @pytest.mark.parametrize('kernel, arguments', [
     (svd.decompose, 1), (svd.polar_factor, 1),
-    (rotation.principal_angles, 2), (procrustes.procrustes, 2)])
+    (rotation.principal_angles, 2), (rotation.procrustes, 2)])
 def test_lapack_never_gets_a_batch_on_cpus(kernel, arguments):
   # Two batched calls at once can wait for each other for ever.
   text = jax.jit(kernel).lower(
