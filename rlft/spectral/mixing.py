@@ -188,7 +188,7 @@ def _within(
   eye = jnp.eye(block.shape[-1])
   block = jnp.where(jnp.broadcast_to(counted, block.shape), block,
                     jnp.broadcast_to(eye, block.shape))
-  turn, cosine, p = svd.decompose(block)
+  turn, cosine, p = _decompose(block)
   # Uncounted rows pair with themselves, at cosine one, and stay out of t.
   own = jnp.where(_like(inside, own), own, 0)
   return turn, cosine, _matmul(p, own), jnp.min(cosine, axis=-1)
@@ -200,7 +200,7 @@ def _beyond(
     inside: Bool[Array, 'K 1'], count: int | Int[Array, ''],
 ) -> tuple[Array, Array, Array, Array]:
   """The same for longer directions, from what of a lies beyond b."""
-  t, cosine, turn = svd.decompose((a - _matmul(inner, many)).mT)
+  t, cosine, turn = _decompose((a - _matmul(inner, many)).mT)
   turn, t = turn.mT, t.mT
   # A t_i of small cosine is a difference of nearly equal vectors: without a
   # second projection it would keep of b rounding / cosine.
@@ -222,6 +222,21 @@ def _beyond(
   counted = jnp.broadcast_to(start + jnp.arange(size) < count, length.shape)
   lost = jnp.any(jnp.logical_and(counted, length < .5), axis=-1)
   return turn, cosine, t, jnp.where(lost, 0, sure)
+
+
+def _decompose(x: Float[Array, '*L M K']) -> svd.SVD:
+  """Factors, also where LAPACK's divide and conquer fails to converge.
+
+  It may in float32 on values that cluster at one, as overlaps have, and then
+  gives NaN; on the same columns in reverse order it does not.
+  """
+  found = svd.decompose(x)
+
+  def again() -> svd.SVD:
+    u, s, vt = svd.decompose(x[..., ::-1])
+    return svd.SVD(u, s, vt[..., ::-1])
+
+  return jax.lax.cond(jnp.all(jnp.isfinite(found.s)), lambda: found, again)
 
 
 def _index(rank: int, start, count, width: int) -> tuple[Array, Array]:
