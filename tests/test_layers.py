@@ -12,7 +12,7 @@ LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
     ('train', 'evaluate', 'analyze', 'observe', 'comparison', 'healing',
-     'check', 'config', 'directory'),
+     'check', 'config', 'directory', 'startup'),
     ('analyses',),
     ('weights', 'checkpoints'),
     ('training', 'experience'),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft import train
+from rlft import startup, train
 from rlft.training import checkpoint, metrics
 from rlft.types import Source
 from tests import tiny
@@ -251,7 +251,7 @@ def test_a_start_that_is_not_a_number_is_refused():
   data = dict(sampler_gap=0.0, sampler_gap_mean=np.nan, kl_k1=0.0,
               reference_gap=0.0)
   with pytest.raises(ValueError, match='disagree'):
-    train.check_start(data, {'first_ratio_max': 1.0}, 'float32')
+    startup.check(data, {'first_ratio_max': 1.0}, 'float32')
 
 
 def test_one_pass_is_on_policy_too():
@@ -262,10 +262,10 @@ def test_one_pass_is_on_policy_too():
   batch, data = first_rollout()
   _, seen = jax.eval_shape(update, built('rl').state, batch)
   assert 'first_ratio_max' not in seen
-  train.check_start(data, {'ratio_max': 1.0, 'approx_kl': 0.0}, 'float32')
+  startup.check(data, {'ratio_max': 1.0, 'approx_kl': 0.0}, 'float32')
   for wrong in ({'ratio_max': 1.01}, {'ratio_max': 1.0, 'approx_kl': 1e-3}):
     with pytest.raises(ValueError, match='first ratio is not 1'):
-      train.check_start(data, wrong, 'float32')
+      startup.check(data, wrong, 'float32')
 
 
 def test_the_critic_is_built_where_it_is_asked_for():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from rlft.ops import trees
-from rlft.spectral import bases, pairs, published, restore
+from rlft.spectral import bases, entries, pairs, published, restore
 
 
 class Edited(NamedTuple):
@@ -29,30 +29,6 @@ class Edited(NamedTuple):
   params: PyTree
   distance_to_after: float
   distance_to_before: float
-
-
-class Kind(NamedTuple):
-  """What a sweep entry of one kind may say, and whether it is a control."""
-  defaults: dict[str, Any]
-  control: bool
-
-
-# Fractions of the depth, numbers of layers, short names of modules.
-PLACE = {'layers': None, 'layer_numbers': None, 'modules': None}
-STEP = {'amount': None, 'distance': None, 'match': None}  # give one
-SELECTION = ('top', 'tail', 'top_count', 'tail_count')
-COUNTS = {'top_count': None, 'tail_count': None}  # instead of top and tail
-MIXED = dict(top=0.2, tail=0.0, **COUNTS, polar=True, reference=False, **PLACE)
-KINDS = {
-    'none': Kind({}, True),
-    'values': Kind(dict(top=1.0, tail=0.0, **COUNTS, **PLACE), False),
-    'vectors': Kind(MIXED, False),
-    'triplets': Kind(MIXED, False),
-    'revert': Kind(PLACE, False),
-    'interpolate': Kind(STEP | PLACE, True),
-    'noise': Kind(STEP | PLACE, True),
-    'low_rank': Kind(dict(top=0.2, top_count=None, **PLACE), True),
-}
 
 
 class _Sweep(NamedTuple):
@@ -72,11 +48,11 @@ def edits(
 ) -> Iterator[Edited]:
   """The edits of a sweep, one at a time, each a whole tree of parameters.
 
-  An entry is `dict(kind='vectors', top=0.2, layers=(0, 0.25))`: see KINDS for
-  the kinds and their keywords. `interpolate` and `noise` go by `amount`, a
-  fraction of the way, by `distance`, the Frobenius distance to `after` they
-  shall end at, or by `match`, the label of an earlier edit whose distance it
-  shall be. `reference=True` takes the published formulas, with their shortcut
+  An entry is `dict(kind='vectors', top=0.2, layers=(0, 0.25))`: see
+  `entries.KINDS` for the kinds and their keywords. `interpolate` and `noise` go
+  by `amount`, a fraction of the way, by `distance`, the Frobenius distance to
+  `after` they shall end at, or by `match`, the label of an earlier edit whose
+  distance it shall be. `reference=True` takes the published formulas, with their shortcut
   to reversion and without the polar correction. A matrix is factored once for
   the whole sweep, with `cache` (see `bases`) once for all sweeps that share
   it. The whole sweep is checked before the first edit: ValueError names an
@@ -149,7 +125,7 @@ def _edits(
     params = trees.replace(after, _edit(kind, options, shared))
     moved[label] = float(trees.distance(params, after))
     yield Edited(
-        label, kind, KINDS[kind].control, params, moved[label],
+        label, kind, entries.KINDS[kind].control, params, moved[label],
         float(trees.distance(params, before)))
 
 
@@ -157,52 +133,14 @@ def _plan(
     entry: Any, shared: _Sweep,
 ) -> tuple[str, str, dict[str, Any]]:
   """Label, kind and complete options of a sweep entry."""
-  if not isinstance(entry, Mapping):
-    raise ValueError(f'{entry!r} is no edit: write dict(kind=...)')
-  given = dict(entry)
-  kind = given.pop('kind', None)
-  if kind not in list(KINDS):  # whatever its type
-    raise ValueError(f'no kind {kind!r} of edit; known: {", ".join(KINDS)}')
-  defaults = KINDS[kind].defaults
-  unknown = sorted(set(given) - set(defaults))
-  if unknown:
-    raise ValueError(
-        f'{kind} takes no {", ".join(unknown)}; known: '
-        f'{", ".join(defaults) or "nothing"}')
-  options = {**defaults, **given}
-  for name in ('top', 'tail'):
-    # A number of directions stands instead of the fraction's default.
-    if options.get(f'{name}_count') is not None:
-      options[name] = given.get(name)
-  if options.get('reference'):
-    if given.get('polar'):
-      raise ValueError(f'{kind}: the reference has no polar correction')
-    options['polar'] = defaults['polar']
-  label = f'{kind}, of {given}'
+  kind, options = entries.complete(entry)
+  label = f'{kind}, of {dict(entry)}'
   try:
-    label = _label(kind, options)
+    label = entries.label(kind, options)
     _check(kind, options, shared)
   except (ValueError, TypeError, AttributeError) as error:
     raise ValueError(f'{label}: {error}') from error
   return label, kind, options
-
-
-def _label(kind: str, options: dict[str, Any]) -> str:
-  words = [kind]
-  for name, value in options.items():
-    if name == 'amount' and value is not None:
-      words.append(f'{float(value):g}')
-    elif name == 'match' and value is not None:
-      words.append(f'match={value.replace(" ", ":")}')
-    elif name == 'top' and value is not None:
-      words.append(f'top={float(value)}')
-    elif name in ('layers', 'layer_numbers') and value is not None:
-      words.append(f'{name}=' + ':'.join(f'{x:g}' for x in value))
-    elif name == 'modules' and value is not None:
-      words.append('modules=' + ','.join(value))
-    elif value is not None and value != KINDS[kind].defaults[name]:
-      words.append(f'{name}={value}')
-  return ' '.join(words)
 
 
 def _check(kind: str, options: dict[str, Any], shared: _Sweep) -> None:
@@ -213,22 +151,22 @@ def _check(kind: str, options: dict[str, Any], shared: _Sweep) -> None:
     raise ValueError(
         f'no module {", ".join(sorted(unknown))}; known: '
         f'{", ".join(sorted(known))}')
-  if _ranged(options):
+  if entries.ranged(options):
     for stack in shared.after.values():
       if stack.ndim > 2:
-        _span(options, len(stack))
+        entries.span(options, len(stack))
   if kind != 'none' and not _places(options, shared):
     raise ValueError('no selected matrix is there; widen it')
   if 'top' in options and not options.get('reference'):
-    chosen = [options.get(name) for name in SELECTION]
+    chosen = [options.get(name) for name in entries.SELECTION]
     for path in _places(options, shared):
       try:
         restore.counts(min(shared.after[path].shape[-2:]), *chosen)
       except ValueError as error:
         raise ValueError(f'{shared.modules[path]}: {error}') from error
   if 'amount' in options:
-    if sum(options[name] is not None for name in STEP) != 1:
-      raise ValueError(f'give one of {", ".join(STEP)}')
+    if sum(options[name] is not None for name in entries.STEP) != 1:
+      raise ValueError(f'give one of {", ".join(entries.STEP)}')
     if options['amount'] is not None:  # others go by distances of weights
       _check_amount(kind, _amount(options, shared))
 
@@ -256,20 +194,8 @@ def _places(options: dict[str, Any], shared: _Sweep) -> list[str]:
       path for path, module in shared.modules.items()
       if (wanted is None or module in wanted)
       # A matrix outside the stack, such as the head, is in no layer.
-      and (not _ranged(options) or shared.after[path].ndim > 2)
+      and (not entries.ranged(options) or shared.after[path].ndim > 2)
   ]
-
-
-def _ranged(options: dict[str, Any]) -> bool:
-  return any(options.get(k) is not None for k in ('layers', 'layer_numbers'))
-
-
-def _span(options: dict[str, Any], depth: int) -> tuple[int, int]:
-  """First layer of an edit and the one after its last."""
-  layers, numbers = (
-      None if options[k] is None else tuple(options[k])
-      for k in ('layers', 'layer_numbers'))
-  return restore.layer_range(layers, depth, layer_numbers=numbers)
 
 
 def _amount(options: dict[str, Any], shared: _Sweep) -> float:
@@ -287,9 +213,9 @@ def _amount(options: dict[str, Any], shared: _Sweep) -> float:
 
 
 def _within(options: dict[str, Any], after: Array, edited: Array) -> Array:
-  if not _ranged(options):
+  if not entries.ranged(options):
     return edited
-  span = _span(options, len(after))
+  span = entries.span(options, len(after))
   return restore.within(after, edited, layer_numbers=span)
 
 
@@ -298,7 +224,8 @@ def _edit(
   """The edited matrices, by path."""
   if kind == 'none':
     return {}
-  spectral = {name: options[name] for name in SELECTION if name in options}
+  spectral = {
+      name: options[name] for name in entries.SELECTION if name in options}
   if 'polar' in options and not options['reference']:
     spectral['polar'] = options['polar']
   formulas = published if options.get('reference') else restore

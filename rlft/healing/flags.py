@@ -2,15 +2,15 @@
 import math
 from typing import Any
 
-from rlft.analyses import restoration
+from rlft.spectral import entries
 
 
 def parse(kind: str, flags: dict[str, str]) -> dict[str, Any]:
   """Options of an edit from the text of flags; ValueError for what is none."""
-  if kind not in restoration.KINDS:
+  if kind not in entries.KINDS:
     raise ValueError(
-        f'no kind {kind!r} of edit; known: {", ".join(restoration.KINDS)}')
-  known = restoration.KINDS[kind].defaults
+        f'no kind {kind!r} of edit; known: {", ".join(entries.KINDS)}')
+  known = entries.KINDS[kind].defaults
   found = {}
   for name, text in flags.items():
     if name not in known or name == 'distance':

@@ -7,7 +7,7 @@ from rlft.analyses import restoration
 from rlft.checkpoints import names
 from rlft.checkpoints.names import Place
 from rlft.checkpoints.tensor import Checkpoint
-from rlft.spectral import restore
+from rlft.spectral import entries, restore
 
 
 class Plan(NamedTuple):
@@ -54,8 +54,8 @@ def make(
 def _rehearse(entry: dict[str, Any]) -> None:
   """ValueError for a kind or an option that restoration does not take."""
   here = {k: v for k, v in entry.items() if k not in ('layers', 'modules')}
-  if entry['kind'] in restoration.KINDS:
-    taken = restoration.KINDS[entry['kind']].defaults
+  if entry['kind'] in entries.KINDS:
+    taken = entries.KINDS[entry['kind']].defaults
     odd = sorted(set(entry) - {'kind'} - set(taken))
     if odd:
       raise ValueError(
