@@ -52,10 +52,10 @@ def edits(
   `entries.KINDS` for the kinds and their keywords. `interpolate` and `noise` go
   by `amount`, a fraction of the way, by `distance`, the Frobenius distance to
   `after` they shall end at, or by `match`, the label of an earlier edit whose
-  distance it shall be. `reference=True` takes the published formulas, with their shortcut
-  to reversion and without the polar correction. A matrix is factored once for
-  the whole sweep, with `cache` (see `bases`) once for all sweeps that share
-  it. The whole sweep is checked before the first edit: ValueError names an
+  distance it shall be. `reference=True` takes the published formulas, with
+  their shortcut to reversion and without the polar correction. A matrix is
+  factored once for the whole sweep, with `cache` (see `bases`) once for all
+  sweeps that share it. The whole sweep is checked before the first edit: ValueError names an
   unknown kind or keyword, two equal entries, or an empty range.
   """
   trees.same(before, after)
