@@ -55,8 +55,9 @@ def edits(
   distance it shall be. `reference=True` takes the published formulas, with
   their shortcut to reversion and without the polar correction. A matrix is
   factored once for the whole sweep, with `cache` (see `bases`) once for all
-  sweeps that share it. The whole sweep is checked before the first edit: ValueError names an
-  unknown kind or keyword, two equal entries, or an empty range.
+  sweeps that share it. The whole sweep is checked before the first edit:
+  ValueError names an unknown kind or keyword, two equal entries, or an empty
+  range.
   """
   trees.same(before, after)
   shared = _share(before, after, seed, select, cache)
