@@ -263,7 +263,7 @@ def refused(argv, capfd):
 @pytest.mark.parametrize('flags, complaint', [
     (['--edit=vector'], "no kind 'vector' of edit; known: none, values"),
     (['--edit=vectors', '--amount=1'], 'vectors takes no --amount; known: --t'),
-    (['--edit=interpolate'], 'give either amount or distance'),
+    (['--edit=interpolate'], 'give one of amount'),
     (['--edit=interpolate', '--distance=1'], 'takes no --distance'),
     (['--edit=interpolate', '--amount=2'], 'is not between 0'),
     (['--edit=interpolate', '--amount=nan'], '--amount=nan: give a number'),

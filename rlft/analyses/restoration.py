@@ -135,7 +135,8 @@ def _plan(
 ) -> tuple[str, str, dict[str, Any]]:
   """Label, kind and complete options of a sweep entry."""
   kind, options = entries.complete(entry)
-  label = f'{kind}, of {dict(entry)}'
+  given = {k: v for k, v in entry.items() if k != 'kind'}
+  label = f'{kind}, of {given}'
   try:
     label = entries.label(kind, options)
     _check(kind, options, shared)

@@ -2,6 +2,7 @@
 import math
 from typing import Any
 
+from rlft.healing import plan
 from rlft.spectral import entries
 
 
@@ -10,13 +11,13 @@ def parse(kind: str, flags: dict[str, str]) -> dict[str, Any]:
   if kind not in entries.KINDS:
     raise ValueError(
         f'no kind {kind!r} of edit; known: {", ".join(entries.KINDS)}')
-  known = entries.KINDS[kind].defaults
+  known = plan.options(kind)
   found = {}
   for name, text in flags.items():
-    if name not in known or name == 'distance':
+    if name not in known:
       raise ValueError(
           f'{kind} takes no --{name}; known: '
-          f'{", ".join("--" + k for k in known if k != "distance") or "none"}')
+          f'{", ".join("--" + k for k in known) or "none"}')
     try:
       found[name] = _value(name, known[name], text)
     except ValueError as error:

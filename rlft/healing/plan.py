@@ -25,8 +25,6 @@ def make(
 ) -> Plan:
   """What an edit touches; ValueError when it makes no sense."""
   entry = dict(entry)
-  if entry.get('distance') is not None:
-    raise ValueError('distance is not known before all is read: give amount')
   places = names.places(
       after.tensors, names.select(after, select), after.kind)
   _rehearse(entry)
@@ -51,16 +49,25 @@ def make(
   return Plan(before, after, entry, grouped, seed)
 
 
+def options(kind: str) -> dict[str, Any]:
+  """Options of a kind and their defaults.
+
+  Without those that need every matrix, or another edit, to have been read.
+  """
+  return {k: v for k, v in entries.KINDS[kind].defaults.items()
+          if k not in ('distance', 'match', 'layer_numbers')}
+
+
 def _rehearse(entry: dict[str, Any]) -> None:
   """ValueError for a kind or an option that restoration does not take."""
   here = {k: v for k, v in entry.items() if k not in ('layers', 'modules')}
   if entry['kind'] in entries.KINDS:
-    taken = entries.KINDS[entry['kind']].defaults
+    taken = options(entry['kind'])
     odd = sorted(set(entry) - {'kind'} - set(taken))
     if odd:
       raise ValueError(
           f'{entry["kind"]} takes no {", ".join(odd)}; known: '
-          f'{", ".join(k for k in taken if k != "distance") or "nothing"}')
+          f'{", ".join(taken) or "nothing"}')
   toy = {'toy': jnp.eye(2)}
   restoration.edits(toy, toy, sweep=[here], select='.')
 
