@@ -6,7 +6,7 @@ Base -> SFT with log-spaced checkpoints -> PPO from SFT checkpoints that are
 named here, under a budget that is named in rl.py -> rotation -> restoration ->
 report. One seed, greedy, first try: minutes on two cores. `:full` is three
 seeds, the whole panel, longer SFT and RL, and more edits: hours. `:small` is
-the same with a model of 11 M parameters (pre-train it first: pretrain.py:small
+the same with a model of 12 M parameters (pre-train it first: pretrain.py:small
 into runs/pretrain_small). `:smoke` runs every stage in a minute and measures
 nothing.
 """

@@ -44,7 +44,7 @@ def id_climbs(tables: Tables) -> Finding:
     dip = pairs.difference(
         at[step], at[earlier], confidence=1 - .05 / (len(steps) - 1))
     if dip:
-      dips.append((dip['high'], step, earlier, dip))
+      dips.append((dip['mean'], step, earlier, dip))
   worst = min(dips, key=lambda found: found[:3])
   fell = worst[3]['mean'] < 0
   seen = statistics.curve(rows, ('id_seen',))
@@ -52,7 +52,8 @@ def id_climbs(tables: Tables) -> Finding:
       f'; on seen hands {verdicts.percent(seen[0]["id_seen"]["success"])} → '
       f'{verdicts.percent(seen[-1]["id_seen"]["success"])}')
   return judged(
-      gain['low'] > 0 and worst[0] >= 0, gain, 'difference of rates',
+      gain['low'] > 0 and worst[0] >= -verdicts.MARGIN and
+      all(dip['high'] >= 0 for *_, dip in dips), gain, 'difference of rates',
       f'from step {steps[0]} to {steps[-1]} on held-out hands; '
       f'{"deepest dip" if fell else "no step dips; nearest to one"}: step '
       f'{worst[1]} against {worst[2]}, the best before it, {points(worst[3])} '
@@ -172,8 +173,9 @@ CLAIMS = (
           '(intervals above 0; the peak is chosen on the other half of the '
           'problems).', rises_then_falls),
     Claim(2, 'ID success climbs monotonically meanwhile',
-          'Last minus first checkpoint is above 0 and no checkpoint is below '
-          'the best earlier one (95 % over all checkpoints, Bonferroni).',
+          'Last minus first checkpoint is above 0, and no checkpoint is '
+          'measured two points below the best earlier one, or below it for '
+          'certain (95 % over all checkpoints, Bonferroni).',
           id_climbs),
     Claim(3, 'The early OOD rise is format learning',
           'OOD rises to its peak, but not among replies of valid format '

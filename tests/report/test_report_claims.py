@@ -70,6 +70,7 @@ def test_1_rises_then_falls(judge, ood, verdict):
 @pytest.mark.parametrize('ids, verdict', [
     ((.2, .3, .4, .5, .6, .7, .8, .9), 'holds'),
     ((.2, .3, .4, .8, .6, .7, .8, .9), 'fails'),  # a dip of 20 points
+    ((.2, .3, .4, .5, .6, .56, .8, .9), 'fails'),  # four, not for certain
     ((.5,) * 8, 'fails')])
 def test_2_id_climbs(judge, ids, verdict):
   assert judge(2, **curves(HIGH, ids)).verdict == verdict
