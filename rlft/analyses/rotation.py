@@ -28,6 +28,7 @@ from rlft.spectral import (
     untrained,
 )
 
+FLOORS = {'bfloat16': 7, 'float16': 10, 'float32': 23}  # mantissa bits
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)  # of the directions, for the curve over k
 
 
@@ -37,7 +38,8 @@ def analyse(
     null_before: str | None = None, null_after: str | None = None,
     reference: bool = False,
     stored: Mapping[str, Mapping[str, str]] | None = None,
-    cache: bases.Cache | None = None, mesh: Mesh | None = None,
+    floor: str | None = None, cache: bases.Cache | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
   """Rows (one per layer and module) and curves (arrays) of one comparison.
 
@@ -45,8 +47,9 @@ def analyse(
   `null_after` names a checkpoint whose update, from `null_before` (`before`
   unless given), is a null too. `stored` maps a checkpoint to the fingerprints
   (`trees.fingerprints`) of the tensors in its file: what is analysed must be
-  what the file holds. `tensors` are the fingerprints of what was analysed,
-  `warnings` sentences. Checkpoints that lie on a mesh, or any if `mesh` is
+  what the file holds. `floor` names the format whose rounding is the floor;
+  without it, the one that the values show. `tensors` are the fingerprints of
+  what was analysed, `warnings` sentences. Checkpoints that lie on a mesh, or any if `mesh` is
   given, are analysed by all of its devices. Raises ValueError for an unknown
   checkpoint, checkpoints of different models, a matrix that is not finite or
   not the stored one, or for a cache (one device's) beside a mesh.
@@ -66,7 +69,8 @@ def analyse(
     trees.verify(found, (stored or {}).get(name, found), name)
   for name, own in zip(pairs, stacks, strict=True):
     _refuse_infinite(name, own)
-  options = dict(seed=seed, top=top, draws=draws, reference=reference)
+  options = dict(seed=seed, top=top, draws=draws, reference=reference,
+                 floor=floor)
   mesh = mesh or sharded.mesh_of(stacks)
   if mesh is not None and cache is not None:
     raise ValueError('a cache of factors is of one device: leave out the '
@@ -91,14 +95,14 @@ def compare_stack(
     before_factors: svd.SVD, after_factors: svd.SVD, *, module: str,
     seed: int = 0, top: svd.Fraction = 0.2, draws: int = 4,
     null_update: Float[Array, '*L M N'] | None = None,
-    reference: bool = False,
+    reference: bool = False, floor: str | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """Rows (plain numbers, one dict per layer) and curves of one parameter.
 
   Every number X of `excess.NUMBERS` has the columns X; X_null, X_null_low and
   X_null_high, mean, smallest and largest of `draws` random updates of equal
-  Frobenius norm; X_floor, the same for storage noise (of the format that the
-  values of the two checkpoints show: stored_mantissa_bits); X_cross, for
+  Frobenius norm; X_floor, the same for storage noise (of the format `floor`, or
+  of the one that the values of both show: floor_mantissa_bits); X_cross, for
   `null_update` scaled to that norm, where it is given; and exceeds_X: X is
   further from its value without an update (0, or 1 for cosine and alignment)
   than every draw, than X_cross and than X_floor. The update's norm has a floor
@@ -117,7 +121,7 @@ def compare_stack(
   null_update.
   """
   before, after = _stacked(before), _stacked(after)
-  bits, rounded = _storage(before, after)
+  bits, rounded = _storage(before, after, floor)
   found = jax.device_get(measured.measure(
       before, after, _stacked_svd(before_factors), _stacked_svd(after_factors),
       measured.keys(path, seed, len(before), draws),
@@ -146,12 +150,12 @@ def _one_by_one(
 
 def _over_devices(
     stacks: list[dict[str, Array]], mesh: Mesh, *, seed: int,
-    top: svd.Fraction, draws: int, reference: bool,
+    top: svd.Fraction, draws: int, reference: bool, floor: str | None,
 ) -> Compared:
   """The same, every matrix measured whole on the device that is given it."""
   formats, found = {}, {}
   for path, before in stacks[0].items():
-    storage = _storage(before, stacks[1][path])
+    storage = _storage(before, stacks[1][path], floor)
     formats.setdefault(storage, []).append(path)
   for (bits, rounded), paths in formats.items():
     arguments = [{path: x[path] for path in paths} for x in stacks]
@@ -171,10 +175,17 @@ def _over_devices(
     yield module, _rows(module, flat, bits, (m, n)), _curves(flat)
 
 
-def _storage(before: Array, after: Array) -> tuple[int, bool]:
-  """Mantissa bits of the coarser of two, and whether `before` has no more."""
+def _storage(
+    before: Array, after: Array, floor: str | None) -> tuple[int, bool]:
+  """Mantissa bits of the floor, and whether `before` has no more.
+
+  Those of the coarser of two, unless a format is named.
+  """
+  if floor is not None and floor not in FLOORS:
+    raise ValueError(f'no floor {floor!r}; known: {", ".join(FLOORS)}')
   stored = [nulls.stored_bits(x) for x in (before, after)]
-  return min(stored), stored[0] == min(stored)
+  bits = min(stored) if floor is None else FLOORS[floor]
+  return bits, stored[0] <= bits
 
 
 def _refuse_infinite(name: str, stacks: dict[str, Array]) -> None:
@@ -219,7 +230,7 @@ def _rows(
       'weight_norm': found.weight_norm,
       'angle_random_rad': np.full(layers, max(
           float(x.mean()) for x in random)),
-      'stored_mantissa_bits': np.full(layers, bits),
+      'floor_mantissa_bits': np.full(layers, bits),
       'looks_untrained': np.asarray([
           untrained.looks_untrained(s, *shape) for s in found.real.values])}
   if found.published is not None:

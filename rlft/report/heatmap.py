@@ -37,11 +37,20 @@ def figure(tables: Tables) -> dict[str, Any] | None:
   return {'title': 'What the update does to each weight matrix, and its null',
           'note': f'n = {seeds} seed{"s" * (seeds > 1)} per cell, meaned; '
                   'null: a random update of the same norm; floor: what '
-                  'rounding the weights to bfloat16 does; no interval is '
-                  'drawn per cell (claims 13 and 15 test over cells).',
+                  f'rounding the weights to {rounded_to(tables)} does; no '
+                  'interval is drawn per cell (claims 13 and 15 test over '
+                  'cells).',
           'quantities': {name: {'label': q[0], 'unit': q[1]}
                          for name, q in quantities.items()},
           'comparisons': comparisons}
+
+
+def rounded_to(tables: Tables) -> str:
+  """The format whose rounding the floors are of."""
+  bits = {row.get('floor_mantissa_bits') for row in tables['rotation']}
+  names = {7: 'bfloat16', 10: 'float16', 23: 'float32'}
+  return names.get(bits.pop(), 'the stored format') if len(bits) == 1 else (
+      'the stored format')
 
 
 def grids(

@@ -11,7 +11,7 @@ from rlft.report import statistics
 from rlft.report.tables import Tables
 
 BINS = 20  # equal shares of the directions, leading to trailing
-LINES = {'': 'measured', '_null': 'null', '_floor': 'floor (bfloat16)'}
+LINES = {'': 'measured', '_null': 'null', '_floor': 'floor (rounding)'}
 
 
 def figure(tables: Tables) -> dict[str, Any] | None:
@@ -35,7 +35,7 @@ def figure(tables: Tables) -> dict[str, Any] | None:
                   'seeds); bands: middle 80 % of the matrices. A direction in '
                   'a dense part of the spectrum turns under any update: '
                   'compare with the null (a random update of the same norm). '
-                  'Floor: what rounding the weights to bfloat16 does.',
+                  'Floor: what rounding the weights does.',
           'series': single,
           'by_top': [] if shares is None else _lines(
               rows, 'angle_by_top', np.degrees, shares, least=shares.size)}

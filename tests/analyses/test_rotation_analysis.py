@@ -23,7 +23,7 @@ NUMBERS = {
 FIELDS = {
     'layer', 'module', 'update_norm', 'update_norm_floor',
     'exceeds_update_norm', 'weight_norm', 'angle_random_rad',
-    'stored_mantissa_bits', 'looks_untrained', *NUMBERS,
+    'floor_mantissa_bits', 'looks_untrained', *NUMBERS,
     *(f'{stem}_{what}{unit}' for stem, unit in NUMBERS.values()
       for what in ('null', 'null_low', 'null_high', 'floor')),
     *(f'exceeds_{stem}' for stem, _ in NUMBERS.values())}
@@ -230,13 +230,28 @@ def test_an_update_below_the_rounding_of_its_storage_exceeds_nothing():
       rng.random(w.shape) < .3))), before)
   found = analyse(before, flip)
   for row in found['rows']:
-    assert row['stored_mantissa_bits'] == 7
+    assert row['floor_mantissa_bits'] == 7
     assert .5 < row['update_sparsity'] < .95
     assert row['angle_top20_rad'] < 3 * row['angle_floor_rad']
   exact = analyse(weights(0), updated(weights(0), weights(1), 1e-3))
   for row, rounded in zip(exact['rows'], found['rows'], strict=True):
-    assert row['stored_mantissa_bits'] == 23
+    assert row['floor_mantissa_bits'] == 23
     assert row['angle_floor_rad'] < 1e-3 * rounded['angle_floor_rad'] + 2e-6
+
+
+def test_the_floor_can_be_that_of_a_format_by_name():
+  before = weights(0)
+  found = analyse(before, updated(before, weights(1), .1), floor='bfloat16')
+  for row in found['rows']:
+    path = next(p for p in trees.matrices(before) if row['module'] in p)
+    w = np.asarray(trees.matrices(before)[path][row['layer']])
+    rounded = np.asarray(jnp.asarray(w, jnp.bfloat16), np.float32)
+    np.testing.assert_allclose(
+        row['update_norm_floor'], np.linalg.norm(rounded - w), rtol=1e-4)
+    assert row['floor_mantissa_bits'] == 7
+  with pytest.raises(ValueError, match="no floor 'int8'; known: bfloat16"):
+    analyse(before, before, floor='int8')
+
 
 
 def test_bfloat16_weights_are_float32_weights_of_the_same_values():
