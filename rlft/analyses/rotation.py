@@ -49,10 +49,10 @@ def analyse(
   (`trees.fingerprints`) of the tensors in its file: what is analysed must be
   what the file holds. `floor` names the format whose rounding is the floor;
   without it, the one that the values show. `tensors` are the fingerprints of
-  what was analysed, `warnings` sentences. Checkpoints that lie on a mesh, or any if `mesh` is
-  given, are analysed by all of its devices. Raises ValueError for an unknown
-  checkpoint, checkpoints of different models, a matrix that is not finite or
-  not the stored one, or for a cache (one device's) beside a mesh.
+  what was analysed, `warnings` sentences. Checkpoints that lie on a mesh, or
+  any if `mesh` is given, are analysed by all of its devices. Raises ValueError
+  for an unknown checkpoint, checkpoints of different models, a matrix that is
+  not finite or not the stored one, or for a cache (one device's) beside a mesh.
   """
   null_before = before if null_before is None else null_before
   pairs = [before, after] + [null_before, null_after] * (null_after is not None)
