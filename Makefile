@@ -29,6 +29,7 @@ bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
 	$(VENV)/bin/python -m tests.bench.spectral
+	$(VENV)/bin/python -m tests.bench.gpu_svd
 
 # an interrupted venv has a python but no pip; made again, it is completed
 $(VENV)/.made:
