@@ -16,6 +16,7 @@ from rlft.checkpoints import header, names
 from rlft.comparison import job
 from rlft.spectral import svd
 from tests import llama
+from tests.command import refused
 
 # One shape only: what costs in a test is compilation.
 SELECT = 'q_proj|o_proj'
@@ -166,16 +167,6 @@ def test_another_comparison_is_not_mixed_in(
   assert re.search(complaint, line), line
   assert 'choose another --out' in line
   assert contents(finished) == before
-
-
-def refused(argv, capfd):
-  """The one line on standard error of a command that declines."""
-  capfd.readouterr()
-  assert main.main(argv) == 2
-  said = capfd.readouterr()
-  assert said.out == ''
-  assert said.err.startswith('rlft: ') and said.err.count('\n') == 1
-  return said.err
 
 
 NAN = 'model.layers.1.self_attn.q_proj.weight'

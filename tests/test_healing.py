@@ -18,6 +18,7 @@ from rlft.checkpoints import header
 from rlft.spectral import svd
 from rlft.training import checkpoint
 from tests import llama, tiny
+from tests.command import refused
 
 WEIGHTS = llama.tensors()
 AFTER = llama.moved(WEIGHTS, .05)
@@ -248,16 +249,6 @@ def test_logits_are_those_of_the_edited_weights(pair, tmp_path):
                   for x in (model, plain))
   print(f'\nlogits off by {off:.1e}, moved by {moved:.1e}')
   assert off < 1e-4 < 1e-2 < moved
-
-
-def refused(argv, capfd):
-  """The one line on standard error of a command that declines."""
-  capfd.readouterr()
-  assert main.main(argv) == 2
-  said = capfd.readouterr()
-  assert said.out == ''
-  assert said.err.startswith('rlft: ') and said.err.count('\n') == 1
-  return said.err
 
 
 @pytest.mark.parametrize('flags, complaint', [

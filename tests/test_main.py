@@ -11,6 +11,7 @@ import rlft
 from rlft import main, tokenizer
 from rlft.training import metrics
 from tests import tiny
+from tests.command import refused
 
 FILE = '''
 import tests.tiny
@@ -69,16 +70,6 @@ def test_a_finished_run_runs_again_to_no_effect(file, finished, capfd):
       f"rlft run '--config={file}' --run_dir={finished}".encode()]
   assert capfd.readouterr().out == f'{finished}\n'
   (finished / 'command.txt').write_bytes(first)
-
-
-def refused(argv, capfd):
-  """The one line on standard error of a command that declines."""
-  capfd.readouterr()
-  assert main.main(argv) == 2
-  said = capfd.readouterr()
-  assert said.out == ''
-  assert said.err.startswith('rlft: ') and said.err.count('\n') == 1
-  return said.err
 
 
 @pytest.mark.parametrize('extra, complaint', [

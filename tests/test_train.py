@@ -298,6 +298,7 @@ def test_marks_by_hand():
 
 def test_rows_are_json(whole):
   _, run_dir, _ = whole
-  for path in [*run_dir.glob('*.jsonl'), *run_dir.glob('samples/*')]:
-    for line in path.read_text().splitlines():
-      json.loads(line)
+  found = [json.loads(line) for pattern in ('*.jsonl', 'samples/*')
+           for path in run_dir.glob(pattern)
+           for line in path.read_text().splitlines()]
+  assert {'eval', 'step'} <= set().union(*found)

@@ -187,15 +187,17 @@ def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
   """
   try:
     return restored()
-  except Exception:
-    pass  # what it says is no help
+  except Exception as error:
+    # Its first line only: the error itself would keep those reads alive.
+    lines = str(error).strip().splitlines() or ['']
+    said = f'{type(error).__name__}: {lines[0][:200]}'
   hook, log = sys.unraisablehook, logging.getLogger('asyncio')
   sys.unraisablehook, log.disabled = lambda _: None, True
   try:
     gc.collect()
   finally:
     sys.unraisablehook, log.disabled = hook, False
-  raise ValueError(unreadable(run_dir, step))
+  raise ValueError(f'{unreadable(run_dir, step)} (it says {said})')
 
 
 def unreadable(run_dir: Path, step: int) -> str:
