@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Float32, Int
 from rlft.spectral import householder, polish, products
 
 COARSE_SWEEPS, FULL_SWEEPS = 10, 20  # at most
-COARSE_ENOUGH = 2e-2  # of the largest value: where bfloat16's noise begins
+COARSE_ENOUGH = .25  # of the largest value over sqrt(n): bfloat16's noise
 NOISE = 4e-7  # of the largest value: float32's, with sums of thousands
 
 
@@ -95,7 +95,7 @@ def _coarse(
   """Orthonormal v with nearly orthogonal a v, and the sweeps it took."""
   n = at.shape[0]
   go = lambda state: jnp.logical_and(
-      state[2] > COARSE_ENOUGH, state[1] < COARSE_SWEEPS)
+      state[2] > COARSE_ENOUGH / n**.5, state[1] < COARSE_SWEEPS)
 
   def sweep(state):
     z, count, _ = state

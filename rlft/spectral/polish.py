@@ -46,7 +46,8 @@ def polish(
     u: Float[Array, 'N N'], v: Float[Array, 'N N'],
 ) -> Polished:
   """Singular triplets of a * inverse from nearly right directions u and v."""
-  go = lambda state: jnp.logical_and(state[3] > ENOUGH, state[2] < STEPS)
+  go = lambda state: jnp.logical_and(
+      state[3] > 2 * ENOUGH, state[2] < STEPS)
 
   def step(state):
     u, v, count, _ = state
