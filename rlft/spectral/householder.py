@@ -31,19 +31,15 @@ def qr(
   """
   m, n = a.shape
   panels = n // block
+  empty = jnp.zeros((panels, m, block), a.dtype), jnp.zeros(
+      (panels, block, block), a.dtype)
 
   def reflect(k, state):
     a, vs, ts = state
-    part = jax.lax.dynamic_slice(a, (0, k * block), (m, block))
-    found = _panel(part, k * block)
-    # Columns to the left hold zeros where v is not zero: they do not change.
-    a = _apply(found.v, found.t.mT, a)
-    a = jax.lax.dynamic_update_slice(a, found.r, (0, k * block))
+    a, found = _reflect(a, k, block)
     return a, vs.at[k].set(found.v), ts.at[k].set(found.t)
 
-  shapes = (panels, m, block), (panels, block, block)
-  r, vs, ts = jax.lax.fori_loop(
-      0, panels, reflect, (a, *(jnp.zeros(s, a.dtype) for s in shapes)))
+  r, vs, ts = jax.lax.fori_loop(0, panels, reflect, (a, *empty))
 
   def collect(i, q):
     k = panels - 1 - i
@@ -51,6 +47,25 @@ def qr(
 
   q = jax.lax.fori_loop(0, panels, collect, jnp.eye(m, n, dtype=a.dtype))
   return q, jnp.triu(r[:n])
+
+
+def triangle(a: Float[Array, 'M N'], *, block: int) -> Float[Array, 'N N']:
+  """The r of `qr` alone, for half the operations."""
+  n = a.shape[1]
+  r = jax.lax.fori_loop(
+      0, n // block, lambda k, a: _reflect(a, k, block)[0], a)
+  return jnp.triu(r[:n])
+
+
+def _reflect(
+    a: Float[Array, 'M N'], k: int | Int[Array, ''], block: int,
+) -> tuple[Float[Array, 'M N'], _Panel]:
+  """`a` with its panel k reduced, and the reflections that did it."""
+  part = jax.lax.dynamic_slice(a, (0, k * block), (a.shape[0], block))
+  found = _panel(part, k * block)
+  # Columns to the left hold zeros where v is not zero: they do not change.
+  a = _apply(found.v, found.t.mT, a)
+  return jax.lax.dynamic_update_slice(a, found.r, (0, k * block)), found
 
 
 def _apply(

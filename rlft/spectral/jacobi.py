@@ -6,9 +6,11 @@ stages, for a square w (a tall one is first reduced by QR):
 
   1. coarse sweeps in one bfloat16 pass turn w until its columns are nearly
      orthogonal: w v = columns of falling length, v made orthonormal again
-  2. QR of w v. Its triangle, transposed, is what one-sided Jacobi takes fewest
-     sweeps for (Drmac and Veselic 2008, SIAM J. Matrix Anal. 29, 1322)
-  3. float32 sweeps, until what is left is noise or within reach of
+  2. QR of w v. Its triangle r, transposed, is what one-sided Jacobi takes
+     fewest sweeps for (Drmac and Veselic 2008, SIAM J. Matrix Anal. 29, 1322)
+  3. float32 sweeps of r', until what is left is noise or within reach of step
+     4. Only its left directions y are kept: the right ones of w are v y, the
+     left ones come from the QR of w v y, so no rotation has to be summed up
   4. `polish.polish`: corrections by products alone
 
 A sweep meets every pair of blocks once (a tournament); all pairs of a round
@@ -74,18 +76,18 @@ def _square(
   # Padding is zero columns; it stays last because the sort is stable.
   order = jnp.argsort(-jnp.sum(turned * turned, axis=0))
   v = v[:, order]
-  q, r = householder.qr(turned[:, order], block=block)
-  columns, j, full = _converge(r.T, block)
+  r = householder.triangle(turned[:, order], block=block)
+  columns, full = _converge(r, block)
   length = jnp.sqrt(products.total(columns * columns))
   order = jnp.argsort(-length)
-  columns, j, length = columns[:, order], j[:, order], length[order]
+  columns, length = columns[:, order], length[order]
   empty = length <= jnp.finfo(jnp.float32).tiny
-  y, r = householder.qr(
+  y, _ = householder.qr(
       columns / jnp.where(empty, 1, length)[None, :], block=block)
-  y = y * jnp.where(jnp.diagonal(r) < 0, -1, 1)[None, :]
-  # r = j diag(length) y', so a = (q j) diag(length) (v y)'.
-  found = polish.polish(
-      a, inverse, products.large(q, j), products.large(v, y))
+  # r' = y diag(length) j' for a rotation j, so a (v y) has orthogonal columns.
+  v = products.large(v, y)
+  u, _ = householder.qr(products.large(a, v * inverse), block=block)
+  found = polish.polish(a, inverse, u, v)
   return Found(found.u, found.s, found.v, Trips(coarse, full, found.trips))
 
 
@@ -94,6 +96,7 @@ def _coarse(
 ) -> tuple[Float[Array, 'N N'], Int[Array, '']]:
   """Orthonormal v with nearly orthogonal a v, and the sweeps it took."""
   n = at.shape[0]
+  both = jnp.concatenate([at, jnp.eye(n, dtype=at.dtype)], axis=1)
   go = lambda state: jnp.logical_and(
       state[2] > COARSE_ENOUGH / n**.5, state[1] < COARSE_SWEEPS)
 
@@ -103,49 +106,49 @@ def _coarse(
     return z, count + 1, worst
 
   z, count, _ = jax.lax.while_loop(
-      go, sweep, (_pairs(at, block), jnp.int32(0), jnp.float32(1)))
+      go, sweep, (both.reshape(-1, 2 * block, 2 * n), jnp.int32(0),
+                  jnp.float32(1)))
   vt = z.reshape(n, 2 * n)[:, n:]
   return polish.orthonormal(vt).T, count
 
 
 def _converge(
-    w: Float[Array, 'N N'], block: int,
-) -> tuple[Float[Array, 'N N'], Float[Array, 'N N'], Int[Array, '']]:
-  """(w j, j, sweeps) with orthogonal columns w j and a rotation j."""
-  n = w.shape[0]
+    wt: Float[Array, 'N N'], block: int,
+) -> tuple[Float[Array, 'N N'], Int[Array, '']]:
+  """w j with orthogonal columns for a rotation j, and the sweeps it took."""
+  n = wt.shape[0]
   go = lambda state: jnp.logical_and(
       state[2] > NOISE, state[1] < FULL_SWEEPS)
 
   def sweep(state):
     z, count, _ = state
     z, _ = _sweep(z, products.full)
-    return z, count + 1, _left(z.reshape(n, 2 * n))
+    return z, count + 1, _left(z.reshape(n, n))
 
-  z, count, _ = jax.lax.while_loop(
-      go, sweep, (_pairs(w.T, block), jnp.int32(0), jnp.float32(1)))
-  z = z.reshape(n, 2 * n)
-  return z[:, :n].T, z[:, n:].T, count
+  z, count, _ = jax.lax.while_loop(go, sweep, (
+      wt.reshape(-1, 2 * block, n), jnp.int32(0), jnp.float32(1)))
+  return z.reshape(n, n).T, count
 
 
-def _left(z: Float[Array, 'N Z']) -> Float[Array, '']:
+def _left(xt: Float[Array, 'N N']) -> Float[Array, '']:
   """The largest cross term that `polish` cannot remove, over the largest value.
 
-  |x_i . x_j| / max(|x_i|, |x_j|) is what stands off the diagonal of u' w v; the
-  x_i are the first halves of the rows of z.
+  |x_i . x_j| / max(|x_i|, |x_j|), of rows x, is what stands off the diagonal of
+  u' w v.
   """
-  n = z.shape[0]
+  n = xt.shape[0]
   panel = products.panel(n)
   tiles = n // panel
-  length = jnp.sqrt(jnp.sum(jnp.square(z[:, :n]), axis=1))
+  length = jnp.sqrt(jnp.sum(jnp.square(xt), axis=1))
   index = jnp.arange(panel)
 
   def tile(i, worst):
     row, column = i // tiles * panel, i % tiles * panel
     add = lambda k, gram: gram + products.full(
-        jax.lax.dynamic_slice(z, (row, k * panel), (panel, panel)),
-        jax.lax.dynamic_slice(z, (column, k * panel), (panel, panel)).T)
+        jax.lax.dynamic_slice(xt, (row, k * panel), (panel, panel)),
+        jax.lax.dynamic_slice(xt, (column, k * panel), (panel, panel)).T)
     gram = jax.lax.fori_loop(
-        0, tiles, add, jnp.zeros((panel, panel), z.dtype))
+        0, tiles, add, jnp.zeros((panel, panel), xt.dtype))
     first, second = (
         jax.lax.dynamic_slice_in_dim(length, at, panel)
         for at in (row, column))
@@ -157,24 +160,20 @@ def _left(z: Float[Array, 'N Z']) -> Float[Array, '']:
         row + index[:, None] != column + index[None, :])
     return jnp.maximum(worst, jnp.max(jnp.where(here, cross, 0)))
 
-  worst = jax.lax.fori_loop(0, tiles**2, tile, jnp.zeros((), z.dtype))
+  worst = jax.lax.fori_loop(0, tiles**2, tile, jnp.zeros((), xt.dtype))
   largest = jnp.max(length)
   return worst / jnp.where(largest > 0, largest, 1)
-
-
-def _pairs(xt: Float[Array, 'N N'], block: int) -> Float[Array, 'P S Z']:
-  """Rows [x_j, e_j] of the columns x_j, as pairs of blocks."""
-  n = xt.shape[0]
-  both = jnp.concatenate([xt, jnp.eye(n, dtype=xt.dtype)], axis=1)
-  return both.reshape(-1, 2 * block, 2 * n)
 
 
 def _sweep(
     z: Float[Array, 'P S Z'], product,
 ) -> tuple[Float[Array, 'P S Z'], Float[Array, '']]:
-  """Every pair of columns once; the largest cross term met, relative."""
-  pairs, side, width = z.shape
-  lengths = jnp.sum(jnp.square(z[..., :width // 2]), axis=-1)
+  """Every pair of rows once; the largest cross term met, relative.
+
+  A row is a column of the matrix and whatever is to be turned with it.
+  """
+  pairs, side, _ = z.shape
+  lengths = jnp.sum(jnp.square(z[..., :pairs * side]), axis=-1)
   largest = jnp.sqrt(jnp.max(lengths))
   off = ~jnp.eye(side, dtype=bool)
 
@@ -195,16 +194,17 @@ def _sweep(
 
 
 def _grams(z: Float[Array, 'P S Z'], product) -> Float[Array, 'P S S']:
-  """Inner products of the columns of each pair (the first half of z)."""
-  pairs, side, width = z.shape
-  panel = products.panel(width // 2)
+  """Inner products of the columns of each pair (not of what follows them)."""
+  pairs, side, _ = z.shape
+  n = pairs * side
+  panel = products.panel(n)
 
   def add(i, gram):
     x = jax.lax.dynamic_slice_in_dim(z, i * panel, panel, 2)
     return gram + product(x, x.mT)
 
   return jax.lax.fori_loop(
-      0, width // 2 // panel, add, jnp.zeros((pairs, side, side), z.dtype))
+      0, n // panel, add, jnp.zeros((pairs, side, side), z.dtype))
 
 
 def _turned(
@@ -265,7 +265,8 @@ def _rotations(
            eye[:, :half], eye[:, half:])
   state = jax.lax.fori_loop(0, side - 1, step, state)
   # A step of Newton and Schulz, so that rounding does not add up over sweeps.
-  return polish.newton(jnp.concatenate(state[4:], axis=1), products.full)
+  q = jnp.concatenate(state[4:], axis=1)
+  return polish.newton(q, products.full, products.full)
 
 
 def _angles(

@@ -5,6 +5,8 @@ asked for. Every product here carries `highest`, so that no platform's default
 (bfloat16 on TPUs, TF32 on GPUs) can lower it; the coarse one rounds its
 operands by itself and costs one pass.
 """
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,13 +23,16 @@ def full(
 
 def large(
     a: Float[Array, 'M K'], b: Float[Array, 'K N'], *,
-    onto: Float[Array, 'M N'] | None = None,
+    onto: Float[Array, 'M N'] | None = None, product: Callable | None = None,
 ) -> Float[Array, 'M N']:
-  """`full` of big matrices, a tile at a time; added to `onto` if given.
+  """`product` of big matrices, a tile at a time; added to `onto` if given.
+
+  `product` is `full` or `coarse`, `full` where it is not named.
 
   A float32 product of two 4096 x 4096 matrices compiles for a TPU for ten
   seconds, every time that it stands in a program; a loop over tiles for one.
   """
+  product = product or full
   height, depth, width = map(panel, (*a.shape, b.shape[1]))
   steps, columns = a.shape[1] // depth, b.shape[1] // width
   out = jnp.zeros((a.shape[0], b.shape[1]), a.dtype) if onto is None else onto
@@ -39,7 +44,7 @@ def large(
     right = jax.lax.dynamic_slice(b, (at, column), (depth, width))
     tile = jax.lax.dynamic_slice(out, (row, column), (height, width))
     return jax.lax.dynamic_update_slice(
-        out, tile + full(left, right), (row, column))
+        out, tile + product(left, right), (row, column))
 
   return jax.lax.fori_loop(
       0, a.shape[0] // height * columns * steps, add, out)
