@@ -136,19 +136,14 @@ def _left(xt: Float[Array, 'N N']) -> Float[Array, '']:
   |x_i . x_j| / max(|x_i|, |x_j|), of rows x, is what stands off the diagonal of
   u' w v.
   """
-  n = xt.shape[0]
-  panel = products.panel(n)
-  tiles = n // panel
+  panel = products.panel(xt.shape[0])
+  rows, columns = products.upper(xt.shape[0] // panel)
   length = jnp.sqrt(jnp.sum(jnp.square(xt), axis=1))
   index = jnp.arange(panel)
 
   def tile(i, worst):
-    row, column = i // tiles * panel, i % tiles * panel
-    add = lambda k, gram: gram + products.full(
-        jax.lax.dynamic_slice(xt, (row, k * panel), (panel, panel)),
-        jax.lax.dynamic_slice(xt, (column, k * panel), (panel, panel)).T)
-    gram = jax.lax.fori_loop(
-        0, tiles, add, jnp.zeros((panel, panel), xt.dtype))
+    row, column = rows[i] * panel, columns[i] * panel
+    gram = products.tile_of_gram(xt, row, column, panel)
     first, second = (
         jax.lax.dynamic_slice_in_dim(length, at, panel)
         for at in (row, column))
@@ -160,7 +155,8 @@ def _left(xt: Float[Array, 'N N']) -> Float[Array, '']:
         row + index[:, None] != column + index[None, :])
     return jnp.maximum(worst, jnp.max(jnp.where(here, cross, 0)))
 
-  worst = jax.lax.fori_loop(0, tiles**2, tile, jnp.zeros((), xt.dtype))
+  worst = jax.lax.fori_loop(
+      0, len(rows), tile, jnp.zeros((), xt.dtype))
   largest = jnp.max(length)
   return worst / jnp.where(largest > 0, largest, 1)
 

@@ -173,3 +173,12 @@ def test_trips_fall_with_what_is_left_to_do():
   diagonal = jnp.diag(jnp.arange(64., 0, -1))
   svd_of = jax.jit(jacobi.svd)
   assert int(svd_of(diagonal).trips.full) < int(svd_of(random).trips.full)
+
+
+def test_products_of_rows_are_those_of_numpy():
+  a = np.random.default_rng(0).normal(size=(1536, 640)).astype(np.float32)
+  found = np.asarray(products.gram(jnp.asarray(a)))
+  exact = np.asarray(a, np.float64) @ a.T
+  np.testing.assert_allclose(found, exact, atol=2e-3)
+  assert (found == found.T).all()
+  assert len(products.upper(3)[0]) == 6  # of nine tiles
