@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from rlft.spectral import householder, polish, products
@@ -136,14 +137,21 @@ def _left(xt: Float[Array, 'N N']) -> Float[Array, '']:
   |x_i . x_j| / max(|x_i|, |x_j|), of rows x, is what stands off the diagonal of
   u' w v.
   """
-  panel = products.panel(xt.shape[0])
-  rows, columns = products.upper(xt.shape[0] // panel)
+  n = xt.shape[0]
+  panel = products.panel(n)
+  # Each pair once: the tiles on and above the diagonal.
+  rows, columns = (
+      jnp.asarray(x * panel) for x in np.triu_indices(n // panel))
   length = jnp.sqrt(jnp.sum(jnp.square(xt), axis=1))
   index = jnp.arange(panel)
 
   def tile(i, worst):
-    row, column = rows[i] * panel, columns[i] * panel
-    gram = products.tile_of_gram(xt, row, column, panel)
+    row, column = rows[i], columns[i]
+    add = lambda k, gram: gram + products.full(
+        jax.lax.dynamic_slice(xt, (row, k * panel), (panel, panel)),
+        jax.lax.dynamic_slice(xt, (column, k * panel), (panel, panel)).T)
+    gram = jax.lax.fori_loop(
+        0, n // panel, add, jnp.zeros((panel, panel), xt.dtype))
     first, second = (
         jax.lax.dynamic_slice_in_dim(length, at, panel)
         for at in (row, column))

@@ -81,7 +81,7 @@ def _corrections(
   """What to add to u and v, in their own bases, and the largest turn."""
   eye = jnp.eye(u.shape[0], dtype=u.dtype)
   inside = products.large(u.T, av)
-  r, t = eye - products.gram(u.T), eye - products.gram(v.T)
+  r, t = eye - products.large(u.T, u), eye - products.large(v.T, v)
   s = jnp.diagonal(inside) / (
       1 - (jnp.diagonal(r) + jnp.diagonal(t)) / 2)
   row, column = s[:, None], s[None, :]

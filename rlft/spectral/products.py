@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 PASSES = {'full': 6, 'coarse': 1}  # bfloat16 passes that a product costs
 
@@ -49,44 +48,6 @@ def large(
 
   return jax.lax.fori_loop(
       0, a.shape[0] // height * columns * steps, add, out)
-
-
-def gram(a: Float[Array, 'M K']) -> Float[Array, 'M M']:
-  """a a' in float32, a tile at a time, those below the diagonal mirrored."""
-  height = panel(a.shape[0])
-  rows, columns = upper(a.shape[0] // height)
-
-  def tile(i, out):
-    row, column = rows[i] * height, columns[i] * height
-    found = tile_of_gram(a, row, column, height)
-    out = jax.lax.dynamic_update_slice(out, found.T, (column, row))
-    return jax.lax.dynamic_update_slice(out, found, (row, column))
-
-  return jax.lax.fori_loop(
-      0, len(rows), tile, jnp.zeros((a.shape[0],) * 2, a.dtype))
-
-
-def tile_of_gram(
-    a: Float[Array, 'M K'], row: Int[Array, ''], column: Int[Array, ''],
-    height: int,
-) -> Float[Array, 'H H']:
-  """`height` rows of a from `row` on, times those from `column` on."""
-  depth = panel(a.shape[1])
-
-  def add(k, found):
-    left, right = (
-        jax.lax.dynamic_slice(a, (at, k * depth), (height, depth))
-        for at in (row, column))
-    return found + full(left, right.T)
-
-  return jax.lax.fori_loop(
-      0, a.shape[1] // depth, add, jnp.zeros((height, height), a.dtype))
-
-
-def upper(tiles: int) -> tuple[Int[Array, ' T'], Int[Array, ' T']]:
-  """Rows and columns of the tiles on and above the diagonal."""
-  row, column = np.triu_indices(tiles)
-  return jnp.asarray(row, jnp.int32), jnp.asarray(column, jnp.int32)
 
 
 def panel(size: int) -> int:

@@ -175,10 +175,12 @@ def test_trips_fall_with_what_is_left_to_do():
   assert int(svd_of(diagonal).trips.full) < int(svd_of(random).trips.full)
 
 
-def test_products_of_rows_are_those_of_numpy():
-  a = np.random.default_rng(0).normal(size=(1536, 640)).astype(np.float32)
-  found = np.asarray(products.gram(jnp.asarray(a)))
-  exact = np.asarray(a, np.float64) @ a.T
-  np.testing.assert_allclose(found, exact, atol=2e-3)
-  assert (found == found.T).all()
-  assert len(products.upper(3)[0]) == 6  # of nine tiles
+@pytest.mark.parametrize('place', [(3, 7), (639, 2), (130, 510)])
+def test_what_is_left_is_found_in_every_tile(place):
+  i, j = place
+  x = np.diag(np.arange(640, 0, -1)).astype(np.float32)
+  x[i, j] = 1e-3  # a cross term of 1e-3 times the length of column j
+  assert float(jacobi._left(jnp.asarray(x))) == 0  # small for such a gap
+  x[j, j] = x[i, i]  # equal lengths: no product can take it out
+  np.testing.assert_allclose(
+      jacobi._left(jnp.asarray(x)), 1e-3 / 640, rtol=1e-4)
