@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from rlft.spectral import products
 
-NOISE = 1e-6  # of the largest value: cross terms that rounding explains
+NOISE = 5e-8  # of the largest value, times sqrt(N): cross terms of rounding
+LEAST = 1e-6  # the same of small matrices
 REACH = 5e-3  # radians: larger rotations are not small corrections
 ENOUGH = 5e-4  # radians: the square is about float32's resolution
 STEPS = 4  # at most
@@ -85,7 +86,7 @@ def _corrections(
   s = jnp.diagonal(inside) / (
       1 - (jnp.diagonal(r) + jnp.diagonal(t)) / 2)
   row, column = s[:, None], s[None, :]
-  largest = jnp.max(jnp.abs(s))
+  noise = max(NOISE * s.shape[0]**.5, LEAST) * jnp.max(jnp.abs(s))
   gap = (column - row) * (column + row)
 
   def solve(here, there, row, column):
@@ -95,9 +96,8 @@ def _corrections(
     size = jnp.maximum(jnp.abs(left), jnp.abs(right))
     cross = jnp.maximum(jnp.abs(alpha), jnp.abs(beta))
     # What is noise already would come out as noise over the gap.
-    noise = jnp.logical_and(
-        cross <= NOISE * largest, size > ENOUGH * jnp.abs(gap))
-    return left, right, noise | (size > REACH * jnp.abs(gap))
+    out = jnp.logical_and(cross <= noise, size > ENOUGH * jnp.abs(gap))
+    return left, right, out | (size > REACH * jnp.abs(gap))
 
   left, right, near = solve(inside, inside.T, row, column)
   # A rotation turns both or neither; r and t are symmetric.

@@ -72,32 +72,34 @@ class Count:
     self.bytes = 0.  # operands and results of products
     self.steps = 0.  # iterations of innermost loops
 
-  def walk(self, program, times: float, taken: list[int]) -> None:
-    """`taken`: trips of the loops whose end depends on numbers, in order."""
+  def walk(self, program, times: float, taken: list[int]) -> bool:
+    """`taken`: trips of the loops whose end depends on numbers, in order.
+
+    True if there is a loop in the program.
+    """
     from jax.extend import core
-    inner = False
+    loops = False
     for op in program.eqns:
       name = op.primitive.name
       if name == 'dot_general':
         self.product(op, times)
-      elif name == 'scan':
-        inner = True
-        self.walk(op.params['jaxpr'].jaxpr, times * op.params['length'], taken)
-      elif name == 'while':
-        inner = True
-        self.walk(op.params['body_jaxpr'].jaxpr, times * taken.pop(0), taken)
+      elif name in ('scan', 'while'):
+        loops = True
+        body, length = ('jaxpr', op.params['length']) if name == 'scan' else (
+            'body_jaxpr', taken.pop(0))
+        if not self.walk(op.params[body].jaxpr, times * length, taken):
+          self.steps += times * length
       elif name == 'cond':  # by platform: the last branch is the TPU's
-        self.walk(op.params['branches'][-1].jaxpr, times, taken)
+        loops |= self.walk(op.params['branches'][-1].jaxpr, times, taken)
       else:
         below = [p for p in op.params.values()
                  if isinstance(p, core.ClosedJaxpr | core.Jaxpr)]
         for program_below in below:
-          self.walk(getattr(program_below, 'jaxpr', program_below), times,
-                    taken)
+          loops |= self.walk(
+              getattr(program_below, 'jaxpr', program_below), times, taken)
         if not below:
           self.elementwise += times * sum(v.aval.size for v in op.outvars)
-    if not inner:
-      self.steps += times
+    return loops
 
   def product(self, op, times: float) -> None:
     (contract, _), _ = op.params['dimension_numbers']
