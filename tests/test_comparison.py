@@ -54,7 +54,8 @@ def test_what_is_left_in_the_directory(finished):
       'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'}
   assert set(table['inputs']['after']['tensors']) == set(WEIGHTS)
   assert 'random' in table['null'] or 'Gaussian' in table['null']
-  assert table['warnings'] == []
+  # As they were drawn, and little else.
+  assert ['independent random' in x for x in table['warnings']] == [True]
 
 
 def test_the_command_tells_means_by_module(pair, finished, capfd):
@@ -224,8 +225,8 @@ def test_a_command_that_makes_no_sense_leaves_nothing(
 def test_the_same_weights_are_a_warning(pair, tmp_path, capfd):
   found = rlft.compare(pair[0], pair[0], tmp_path / 'out',
                        select='layers.0.*q_proj', draws=1)
-  assert found['warnings'] == [
-      'before and after hold the same matrices: nothing to compare']
+  assert found['warnings'][-1] == (
+      'before and after hold the same matrices: nothing to compare')
   assert 'nothing to compare' in capfd.readouterr().err
   assert found['rows'][0]['update_norm'] == 0
   assert found['page'] == tmp_path / 'out' / 'compare.html'
@@ -284,10 +285,11 @@ def test_runs_keep_their_table(tmp_path):
   assert plain['before'] == 'before' and 'tensor' not in plain['rows'][0]
   kept = rlft.compare(name, name, tmp_path / 'out', **options)
   for row, own in zip(kept['rows'], plain['rows'], strict=True):
-    assert row == {**own, 'tensor': 'layers/attention/query/kernel'}
+    assert row == pytest.approx(
+        {**own, 'tensor': 'layers/attention/query/kernel'}, abs=1e-6)
   with np.load(tmp_path / 'out' / 'rotation.npz') as curves:
     for key, array in plain['curves'].items():
-      np.testing.assert_array_equal(curves[key], array)
+      np.testing.assert_allclose(curves[key], array, atol=1e-6)
 
 
 MEMORY = '''
@@ -332,5 +334,5 @@ def test_decompositions_are_made_once_per_matrix(pair, monkeypatch):
   monkeypatch.setattr(svd, 'decompose', lambda w, *x, **y: seen.append(
       w.shape) or decompose(w, *x, **y))
   comparison.run(*pair, select='layers.0.*q_proj', draws=1)
-  # before, after, the update, and the null and the floor of compare_stack
+  # before, after, the floor, a null; and one inside the update's stable rank
   assert len(seen) <= 5

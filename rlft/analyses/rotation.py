@@ -8,7 +8,7 @@ through the same functions) and its floor (what the rounding of the stored
 weights does), with a column that says whether it exceeds them.
 """
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ def analyse(
       'draws': draws, 'null_before': null_before, 'null_after': null_after,
       'null': f'Gaussian update of equal Frobenius norm, {draws} draws',
       'tensors': {p: [h[p] for h in tensors[:2]] for p in tensors[0]},
-      'warnings': _warnings(rows),
+      'warnings': warnings(rows),
       'rows': sorted(rows, key=lambda row: row['layer']), 'curves': curves}
 
 
@@ -129,6 +129,22 @@ def compare_stack(
       counts=measured.counts(min(before.shape[-2:]), (top, *FRACTIONS)),
       bits=bits, rounded=rounded, reference=reference))
   return _rows(module, found, bits, before.shape[-2:]), _curves(found)
+
+
+def compare_in_turn(
+    path: str, weights: Callable[[], Iterable[Array]], *,
+    shape: tuple[int, ...], module: str, seed: int, top: svd.Fraction,
+    draws: int,
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+  """`compare_stack` in as little memory as `measured.in_turn` takes.
+
+  `weights` gives both stacks, of `shape`, and keeps none.
+  """
+  found, bits = measured.in_turn(
+      lambda: map(_stacked, weights()),
+      measured.keys(path, seed, math.prod(shape[:-2]), draws),
+      fractions=(top, *FRACTIONS))
+  return _rows(module, found, bits, shape[-2:]), _curves(found)
 
 
 Compared = Iterator[tuple[str, list[dict[str, Any]], dict[str, np.ndarray]]]
@@ -183,9 +199,9 @@ def _storage(
   """
   if floor is not None and floor not in FLOORS:
     raise ValueError(f'no floor {floor!r}; known: {", ".join(FLOORS)}')
-  stored = [nulls.stored_bits(x) for x in (before, after)]
-  bits = min(stored) if floor is None else FLOORS[floor]
-  return bits, stored[0] <= bits
+  if floor is None:
+    return nulls.storage(before, after)
+  return FLOORS[floor], nulls.stored_bits(before) <= FLOORS[floor]
 
 
 def _refuse_infinite(name: str, stacks: dict[str, Array]) -> None:
@@ -196,7 +212,8 @@ def _refuse_infinite(name: str, stacks: dict[str, Array]) -> None:
       raise ValueError(f'checkpoint {name}: {error}') from error
 
 
-def _warnings(rows: list[dict[str, Any]]) -> list[str]:
+def warnings(rows: list[dict[str, Any]]) -> list[str]:
+  """What a reader should know before the numbers of these rows."""
   if rows and all(row['looks_untrained'] for row in rows):
     return ['every matrix of the later checkpoint has the spectrum of '
             'independent random entries: were its weights loaded by name?']

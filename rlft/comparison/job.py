@@ -12,7 +12,6 @@ from rlft.analyses import rotation
 from rlft.checkpoints import tensor
 from rlft.checkpoints.names import Place
 from rlft.checkpoints.tensor import Checkpoint
-from rlft.spectral import svd
 from rlft.training import progress
 
 Part = tuple[list[dict[str, Any]], dict[str, np.ndarray]]  # rows, curves
@@ -52,15 +51,17 @@ def versions() -> dict[str, str]:
 
 def measure(job: Job, place: Place) -> Part:
   """Rows and curves of one place, from weights whose hash is checked again."""
-  before, after = (
-      load(checkpoint, place, digest.tensors[place.name])
-      for checkpoint, digest in zip(
-          (job.before, job.after), job.digests, strict=True))
+  def weights():
+    return (load(checkpoint, place, digest.tensors[place.name])
+            for checkpoint, digest in zip(
+                (job.before, job.after), job.digests, strict=True))
+
   path = place.name if place.index is None else f'{place.name}[{place.index}]'
+  shape = job.before.tensors[place.name].shape
   settings = {k: v for k, v in job.settings.items() if k != 'select'}
-  rows, curves = rotation.compare_stack(
-      path, before, after, svd.decompose(before), svd.decompose(after),
-      module=place.module, **settings)
+  rows, curves = rotation.compare_in_turn(
+      path, weights, module=place.module,
+      shape=shape if place.index is None else shape[1:], **settings)
   return [_placed(row, place, job.before.kind) for row in rows], curves
 
 
@@ -117,18 +118,20 @@ def table(job: Job, rows: list[dict[str, Any]]) -> dict[str, Any]:
       'compared': [
           {'tensor': name, 'shape': list(job.before.tensors[name].shape),
            'dtype': job.before.tensors[name].dtype} for name in chosen],
-      'inputs': told, **key, 'warnings': warnings(job),
+      'inputs': told, **key, 'warnings': warnings(job, rows),
       'rows': sorted(rows, key=lambda row: row['layer'])}
 
 
-def warnings(job: Job) -> list[str]:
+def warnings(job: Job, rows: list[dict[str, Any]]) -> list[str]:
   """What a reader should know before the numbers."""
+  found = rotation.warnings(rows)
   one, other = (x.tensors for x in job.digests)
   chosen = dict.fromkeys(place.name for place in job.places)
   same = [name for name in chosen if one[name] == other[name]]
   if len(same) == len(chosen):
-    return ['before and after hold the same matrices: nothing to compare']
-  if same:
-    return [f'{len(same)} of {len(chosen)} tensors are the same in both, '
-            f'such as {same[0]}']
-  return []
+    found.append(
+        'before and after hold the same matrices: nothing to compare')
+  elif same:
+    found.append(f'{len(same)} of {len(chosen)} tensors are the same in both, '
+                 f'such as {same[0]}')
+  return found

@@ -49,9 +49,9 @@ def run(job: Job, folder: pathlib.Path) -> dict[str, Any]:
                        start=len(paths) - len(left))
   for i in bar:
     _write_part(paths[i], jobs.measure(job, job.places[i]))
-  for text in jobs.warnings(job):
-    progress.say(f'warning: {text}')
   table = jobs.table(job, [row for path in paths for row in _part(path)[0]])
+  for text in table['warnings']:
+    progress.say(f'warning: {text}')
   _write_curves(folder / 'rotation.npz', job, paths)
   replace(finished, (json.dumps(table, indent=1) + '\n').encode())
   shutil.rmtree(parts)

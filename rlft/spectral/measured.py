@@ -5,11 +5,13 @@ loop over its layers, and a part of it on another device gives the same numbers.
 """
 import functools
 import zlib
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from rlft.spectral import (
     clusters,
@@ -63,10 +65,8 @@ def measure(
   Random updates are made, and their matrices factored, one after another.
   """
   update = target - weight
-  noise = jax.vmap(functools.partial(
-      nulls.storage_noise, bits=bits, rounded=rounded))(keys[:, 0], weight)
-  groups = clusters.groups(old.s, clusters.resolvable(old.s, noise))
-  heavy = principal.mask(old, counts[0])
+  noise = _noise(keys[:, 0], weight, bits, rounded)
+  groups, heavy = _frame(old, weight, keys[:, 0], counts[0], bits, rounded)
   changes = [lambda i: update, lambda i: noise]
   if null_update is not None:
     changes.append(lambda i: nulls.scaled(null_update, update))
@@ -91,6 +91,74 @@ def measure(
       values_before=old.s, weight_norm=jnp.linalg.norm(weight, axis=(-2, -1)),
       groups=groups,
       published=_published(old, new, counts[0]) if reference else None)
+
+
+def in_turn(
+    weights: Callable[[], Iterable[Array]], keys: Key[Array, 'L D'], *,
+    fractions: tuple[svd.Fraction, ...],
+) -> tuple[Measured, int]:
+  """`measure` on the host and in little memory, and the bits it took.
+
+  One program per step instead of one in all, and a change is made twice
+  instead of kept: no more than the weight, its factors and the sum of weight
+  and change stand beside a decomposition. `weights` gives the stack before and
+  after, L M N, which no one else holds.
+  """
+  weight, target = weights()
+  bits, rounded = nulls.storage(weight, target)
+  size = counts(min(weight.shape[1:]), fractions)
+  old, new = svd.decompose(weight), svd.decompose(target)
+  update = target - weight
+  del target
+  groups, heavy = _frame(old, weight, keys[:, 0], size[0], bits, rounded)
+  against = functools.partial(
+      comparison.compare, groups=groups, heavy=heavy, counts=size)
+  real = jax.device_get(against(old, new, weight, update))
+  like = nulls.size(update)
+  del new, update
+
+  def beside(change: Callable[[], Array]) -> Comparison:
+    factors = svd.decompose(weight + change())
+    return jax.device_get(against(old, factors, weight, change()))
+
+  floor = beside(lambda: _noise(keys[:, 0], weight, bits, rounded))
+  draws = [
+      beside(lambda i=i: _gaussian(keys[:, i], like, weight.shape[1:]))
+      for i in range(1, keys.shape[1])]
+  return Measured(
+      real=real, floor=floor, cross=None,
+      null=jax.tree.map(lambda *x: np.stack(x, axis=1), *draws),
+      values_before=np.asarray(old.s),
+      weight_norm=np.asarray(jnp.linalg.norm(weight, axis=(-2, -1))),
+      groups=np.asarray(groups), published=None), bits
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _gaussian(
+    keys: Key[Array, 'L'], like: nulls.Size, shape: tuple[int, int],
+) -> Float[Array, 'L M N']:
+  return jax.vmap(lambda key, size: nulls.gaussian(key, size, shape))(
+      keys, like)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _frame(
+    old: svd.SVD, weight: Float[Array, 'L M N'], keys: Key[Array, 'L'],
+    k: int, bits: int, rounded: bool,
+) -> tuple[Int[Array, 'L R'], Bool[Array, 'L M N']]:
+  """What all changes are measured in: clusters and principal weights."""
+  noise = _noise(keys, weight, bits, rounded)
+  groups = clusters.groups(old.s, clusters.resolvable(old.s, noise))
+  return groups, principal.mask(old, k)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _noise(
+    keys: Key[Array, 'L'], weight: Float[Array, 'L M N'], bits: int,
+    rounded: bool,
+) -> Float[Array, 'L M N']:
+  return jax.vmap(functools.partial(
+      nulls.storage_noise, bits=bits, rounded=rounded))(keys, weight)
 
 
 def alone(

@@ -5,6 +5,7 @@ a dense spectrum, so a measured angle or energy is a finding only as far as it
 exceeds these (base paper arXiv 2508.16546 reports angles without a null).
 """
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,35 @@ from jaxtyping import Array, Float, Float32, Key
 from rlft.spectral import rotation
 
 
+class Size(NamedTuple):
+  """How large each matrix of a stack is: all that a random update needs."""
+  largest: Float[Array, '*L 1 1']  # entry
+  norm: Float[Array, '*L 1 1']  # Frobenius, in units of the largest entry
+
+
+@jax.jit
+def size(w: Float[Array, '*L M N']) -> Size:
+  """By the largest entry, as squares of a tiny update underflow."""
+  w = w.astype(jnp.float32)
+  largest = jnp.max(jnp.abs(w), axis=(-2, -1), keepdims=True)
+  return Size(largest, jnp.linalg.norm(
+      _divide(w, largest), axis=(-2, -1), keepdims=True))
+
+
 @jax.jit
 def norm_matched(
     key: Key[Array, ''], update: Float[Array, '*L M N'],
 ) -> Float[Array, '*L M N']:
   """A Gaussian update with the Frobenius norm of each matrix of `update`."""
-  noise = jax.random.normal(key, update.shape, jnp.float32)
-  return scaled(noise, update)
+  return gaussian(key, size(update), update.shape)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def gaussian(
+    key: Key[Array, ''], like: Size, shape: tuple[int, ...],
+) -> Float[Array, '*L M N']:
+  """A Gaussian update of a given size."""
+  return _resized(jax.random.normal(key, shape, jnp.float32), like)
 
 
 @jax.jit
@@ -28,14 +51,20 @@ def scaled(
     other: Float[Array, '*L M N'], update: Float[Array, '*L M N'],
 ) -> Float[Array, '*L M N']:
   """`other` with the Frobenius norm of each matrix of `update`; zero stays."""
-  length = lambda x: jnp.linalg.norm(x, axis=(-2, -1), keepdims=True)
-  # By the largest entries, as squares of a tiny update underflow.
-  largest = lambda x: jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-  divide = lambda x, y: x / jnp.where(y > 0, y, 1)
-  update, other = (x.astype(jnp.float32) for x in (update, other))
-  size = largest(update)
-  other = divide(other, largest(other))
-  return divide(other, length(other)) * length(divide(update, size)) * size
+  return _resized(other.astype(jnp.float32), size(update))
+
+
+def _resized(
+    other: Float[Array, '*L M N'], like: Size) -> Float[Array, '*L M N']:
+  own = size(other)
+  other = _divide(_divide(other, own.largest), own.norm)
+  return other * like.norm * like.largest
+
+
+def _divide(
+    x: Float[Array, '*L M N'], y: Float[Array, '*L 1 1'],
+) -> Float[Array, '*L M N']:
+  return x / jnp.where(y > 0, y, 1)
 
 
 def bf16_floor(w: Float[Array, '*L M N']) -> Float[Array, '*L M N']:
@@ -59,6 +88,14 @@ def stored_bits(w: Float[Array, '*L M N']) -> int:
     if bool(_exact(w, exponent, mantissa)):
       return mantissa
   raise ValueError('a matrix that is not finite has no storage format')
+
+
+def storage(
+    before: Float[Array, '*L M N'], after: Float[Array, '*L M N'],
+) -> tuple[int, bool]:
+  """Mantissa bits of the coarser of two, and whether `before` has no more."""
+  stored = [stored_bits(x) for x in (before, after)]
+  return min(stored), stored[0] <= stored[1]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

@@ -1,6 +1,6 @@
 """Peak memory of `rlft compare` and `rlft heal`, by the size of a matrix.
 
-python -m tests.bench.memory [N ...]: for each N two models of four N x N
+python -m tests.bench.memory [N or MxN ...]: for each size two models of two
 matrices and an embedding, in a process of their own each. Reports the peak
 resident set, and what of it comes on top of N = 64 in units of one matrix
 (float32): the interpreter and the compiler are in both.
@@ -29,13 +29,13 @@ print(json.dumps(dict(
 '''
 
 
-def measure(n: int, command: str) -> dict[str, float]:
-  """Peak MiB and seconds of one command on matrices of n x n."""
+def measure(shape: tuple[int, int], command: str) -> dict[str, float]:
+  """Peak MiB and seconds of one command on matrices of a shape."""
   rng = np.random.default_rng(0)
-  draw = lambda: rng.normal(size=(n, n)).astype(np.float32)
+  draw = lambda: rng.normal(size=shape).astype(np.float32)
   with tempfile.TemporaryDirectory() as folder:
-    before = {f'm.{i}.proj.weight': draw() for i in range(4)}
-    before['embed.weight'] = np.zeros((4 * n, n), np.float32)
+    before = {f'm.{i}.proj.weight': draw() for i in range(2)}
+    before['embed.weight'] = np.zeros((4 * shape[0], shape[1]), np.float32)
     llama.write(pathlib.Path(folder) / 'a', before)
     llama.write(pathlib.Path(folder) / 'b', llama.moved(before))
     done = subprocess.run(
@@ -44,18 +44,20 @@ def measure(n: int, command: str) -> dict[str, float]:
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(sizes: list[int]) -> None:
+def main(words: list[str]) -> None:
   """A line per command and size."""
   for name in COMMANDS:
-    base = measure(64, name)['mib']
+    base = measure((64, 64), name)['mib']
     print(f'{name}: {base:.0f} MiB at 64 x 64', flush=True)
-    for n in sizes:
-      found, matrix = measure(n, name), 4 * n * n / 2**20
+    for word in words:
+      m, _, n = word.partition('x')
+      m, n = int(m), int(n or m)
+      found, matrix = measure((m, n), name), 4 * m * n / 2**20
       over = (found['mib'] - base) / matrix
-      print(f'{name} {n} x {n}: {found["mib"]:.0f} MiB, '
+      print(f'{name} {m} x {n}: {found["mib"]:.0f} MiB, '
             f'{found["seconds"]:.0f} s; {over:.1f} matrices over that; '
             f'6 matrices and 1 GiB are {6 * matrix + 1024:.0f} MiB', flush=True)
 
 
 if __name__ == '__main__':
-  main([int(n) for n in sys.argv[1:]] or [512, 1024])
+  main(sys.argv[1:] or ['512', '1024'])

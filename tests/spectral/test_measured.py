@@ -1,0 +1,43 @@
+"""One program or one step at a time: the same numbers."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft.spectral import measured, nulls, svd
+
+FRACTIONS = .2, .5
+KEYS = measured.keys('w', 3, 2, 2)
+
+
+def weights(stored):
+  rng = np.random.default_rng(0)
+  before = rng.normal(size=(2, 12, 10))
+  pair = before, before + .1 * rng.normal(size=(2, 12, 10))
+  return [jnp.asarray(x, stored).astype(jnp.float32) for x in pair]
+
+
+@pytest.mark.parametrize('stored', ['bfloat16', 'float32'])
+def test_in_turn_is_at_once(stored):
+  before, after = weights(stored)
+  bits, rounded = nulls.storage(before, after)
+  once = measured.measure(
+      before, after, svd.decompose(before), svd.decompose(after), KEYS,
+      counts=measured.counts(10, FRACTIONS), bits=bits, rounded=rounded,
+      reference=False)
+  found, taken = measured.in_turn(
+      lambda: weights(stored), KEYS, fractions=FRACTIONS)
+  assert taken == bits == {'bfloat16': 7, 'float32': 23}[stored]
+  pairs = zip(*map(jax.tree.leaves_with_path, (once, found)), strict=True)
+  for (path, a), (other, b) in pairs:
+    assert path == other
+    np.testing.assert_allclose(
+        b, a, rtol=1e-4, atol=2e-6, err_msg=jax.tree_util.keystr(path))
+
+
+def test_what_is_coarser_decides_on_the_floor():
+  narrow, wide = weights('bfloat16')[0], weights('float32')[0]
+  assert nulls.storage(narrow, narrow) == (7, True)
+  assert nulls.storage(narrow, wide) == (7, True)
+  assert nulls.storage(wide, narrow) == (7, False)
+  assert nulls.storage(wide, wide) == (23, True)
