@@ -74,6 +74,7 @@ def bf16_floor(w: Float[Array, '*L M N']) -> Float[Array, '*L M N']:
   return jax.lax.reduce_precision(w, exponent_bits=8, mantissa_bits=7) - w
 
 
+ROWS = 256  # at a time
 FORMATS = {7: (8, 7), 10: (5, 10), 23: (8, 23)}  # mantissa: exponent, mantissa
 
 
@@ -116,11 +117,22 @@ def storage_noise(
   w = w.astype(jnp.float32)
   if not rounded:
     return jax.lax.reduce_precision(w, *FORMATS[bits]) - w
-  # The step below the next power of two.
-  _, exponent = jnp.frexp(w)
-  step = jnp.where(w == 0, 0, jnp.ldexp(jnp.ones_like(w), exponent - 1 - bits))
-  one, other = (jax.random.uniform(k, w.shape, minval=-.5, maxval=.5)
-                for k in jax.random.split(key))
+  rows = w.reshape(-1, w.shape[-1])
+  # Some rows at a time: random bits take five times the memory of the result.
+  noise = jax.lax.map(
+      lambda row: _rounded_twice(*row, bits),
+      (jax.random.split(key, len(rows)), rows), batch_size=ROWS)
+  return noise.reshape(w.shape)
+
+
+def _rounded_twice(
+    key: Key[Array, ''], w: Float[Array, 'N'], bits: int) -> Float[Array, 'N']:
+  # The power of two below |w|, and the step that follows it.
+  words = jax.lax.bitcast_convert_type(w, jnp.uint32)
+  power = jax.lax.bitcast_convert_type(
+      words & jnp.uint32(0x7f800000), jnp.float32)
+  step = power * 2.**-bits
+  one, other = jax.random.uniform(key, (2, *w.shape), minval=-.5, maxval=.5)
   # As the sum is stored: noise below the last bit is none.
   return (w + step * (one + other)) - w
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from rlft.spectral import clusters, svd
 
+ROWS = 1024  # of float64 at a time
 _matmul = functools.partial(jnp.matmul, precision='highest')
 
 
@@ -70,11 +71,9 @@ def _gram_angles(
   A rounding of c2 is 1e-16, so one of the angle at most its root.
   """
   with jax.enable_x64(True):
-    a, b = a.astype(jnp.float64), b.astype(jnp.float64)
-    left, right = (
-        jnp.linalg.cholesky(_matmul(x.mT, x)) for x in (a, b))
+    left, right = (jnp.linalg.cholesky(_inner(x, x)) for x in (a, b))
     solve = functools.partial(jax.lax.linalg.triangular_solve, lower=True)
-    inside = solve(left, _matmul(a.mT, b), left_side=True)
+    inside = solve(left, _inner(a, b), left_side=True)
     inside = solve(right, inside, left_side=False, transpose_a=True)
     found = []
     for k in counts:
@@ -84,6 +83,23 @@ def _gram_angles(
       found.append(jnp.arctan2(
           jnp.sqrt(1 - squared), jnp.sqrt(squared)).astype(jnp.float32))
   return tuple(found)
+
+
+def _inner(
+    a: Float[Array, 'M K'], b: Float[Array, 'M K'],
+) -> Float[Array, 'K K']:
+  """a'b in float64, some rows at a time: two copies would be the most that a
+  comparison holds."""
+  def product(start, rows):
+    x, y = (jax.lax.dynamic_slice_in_dim(x, start, rows).astype(jnp.float64)
+            for x in (a, b))
+    return _matmul(x.T, y)
+
+  step = min(ROWS, a.shape[0])
+  blocks, rest = divmod(a.shape[0], step)
+  return jax.lax.fori_loop(
+      0, blocks, lambda i, total: total + product(i * step, step),
+      product(blocks * step, rest))
 
 
 def _residual_angles(

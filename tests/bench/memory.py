@@ -19,13 +19,15 @@ COMMANDS = {
     'compare': ['--out=compared', '--select=proj', '--draws=2'],
     'heal': ['--out=healed', '--select=proj', '--edit=vectors']}
 SCRIPT = '''
-import json, resource, sys, time
+import json, pathlib, re, sys, time
 from rlft import main
 began = time.monotonic()
 assert main.main(sys.argv[1:]) == 0
-print(json.dumps(dict(
-    mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    seconds=time.monotonic() - began)))
+seconds = time.monotonic() - began
+# Not getrusage: its peak includes that of the process this one came from.
+status = pathlib.Path('/proc/self/status').read_text()
+peak = int(re.search(r'VmHWM:\\s+(\\d+)', status)[1])
+print(json.dumps(dict(mib=peak / 1024, seconds=seconds)))
 '''
 
 
