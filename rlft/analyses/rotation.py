@@ -24,6 +24,7 @@ from rlft.spectral import (
     measured,
     nulls,
     sharded,
+    storage,
     svd,
     untrained,
 )
@@ -171,8 +172,8 @@ def _over_devices(
   """The same, every matrix measured whole on the device that is given it."""
   formats, found = {}, {}
   for path, before in stacks[0].items():
-    storage = _storage(before, stacks[1][path], floor)
-    formats.setdefault(storage, []).append(path)
+    kind = _storage(before, stacks[1][path], floor)
+    formats.setdefault(kind, []).append(path)
   for (bits, rounded), paths in formats.items():
     arguments = [{path: x[path] for path in paths} for x in stacks]
     keys = {}
@@ -200,8 +201,8 @@ def _storage(
   if floor is not None and floor not in FLOORS:
     raise ValueError(f'no floor {floor!r}; known: {", ".join(FLOORS)}')
   if floor is None:
-    return nulls.storage(before, after)
-  return FLOORS[floor], nulls.stored_bits(before) <= FLOORS[floor]
+    return storage.common(before, after)
+  return FLOORS[floor], storage.bits(before) <= FLOORS[floor]
 
 
 def _refuse_infinite(name: str, stacks: dict[str, Array]) -> None:

@@ -19,6 +19,7 @@ from rlft.spectral import (
     nulls,
     principal,
     published,
+    storage,
     svd,
 )
 from rlft.spectral.comparison import Comparison
@@ -61,7 +62,7 @@ def measure(
   """The update target - weight, whose factors are `old` and `new`.
 
   `counts` are those of `comparison.compare`, `bits` and `rounded` those of
-  `nulls.storage_noise`; `null_update` is that of another pair of checkpoints.
+  `storage.noise`; `null_update` is that of another pair of checkpoints.
   Random updates are made, and their matrices factored, one after another.
   """
   update = target - weight
@@ -105,7 +106,7 @@ def in_turn(
   after, L M N, which no one else holds.
   """
   weight, target = weights()
-  bits, rounded = nulls.storage(weight, target)
+  bits, rounded = storage.common(weight, target)
   size = counts(min(weight.shape[1:]), fractions)
   old, new = svd.decompose(weight), svd.decompose(target)
   update = target - weight
@@ -158,7 +159,7 @@ def _noise(
     rounded: bool,
 ) -> Float[Array, 'L M N']:
   return jax.vmap(functools.partial(
-      nulls.storage_noise, bits=bits, rounded=rounded))(keys, weight)
+      storage.noise, bits=bits, stored=rounded))(keys, weight)
 
 
 def alone(

@@ -1,4 +1,4 @@
-"""What rotation means nothing: random updates, random subspaces, rounding.
+"""What rotation means nothing: random updates and random subspaces.
 
 Any small update leaves singular values and scrambles individual directions in
 a dense spectrum, so a measured angle or energy is a finding only as far as it
@@ -65,76 +65,6 @@ def _divide(
     x: Float[Array, '*L M N'], y: Float[Array, '*L 1 1'],
 ) -> Float[Array, '*L M N']:
   return x / jnp.where(y > 0, y, 1)
-
-
-def bf16_floor(w: Float[Array, '*L M N']) -> Float[Array, '*L M N']:
-  """The update that storing w in bfloat16 amounts to: rounded - w."""
-  w = w.astype(jnp.float32)
-  # Not by casting to and fro, which a compiler may simplify away.
-  return jax.lax.reduce_precision(w, exponent_bits=8, mantissa_bits=7) - w
-
-
-ROWS = 256  # at a time
-FORMATS = {7: (8, 7), 10: (5, 10), 23: (8, 23)}  # mantissa: exponent, mantissa
-
-
-def stored_bits(w: Float[Array, '*L M N']) -> int:
-  """Mantissa bits of the coarsest format that holds every entry exactly.
-
-  7 for bfloat16, 10 for float16, 23 for float32: read off the values, so that
-  bfloat16 weights in float32 arrays are known for what they are.
-  """
-  w = w.astype(jnp.float32)
-  for mantissa, (exponent, _) in FORMATS.items():
-    if bool(_exact(w, exponent, mantissa)):
-      return mantissa
-  raise ValueError('a matrix that is not finite has no storage format')
-
-
-def storage(
-    before: Float[Array, '*L M N'], after: Float[Array, '*L M N'],
-) -> tuple[int, bool]:
-  """Mantissa bits of the coarser of two, and whether `before` has no more."""
-  stored = [stored_bits(x) for x in (before, after)]
-  return min(stored), stored[0] <= stored[1]
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _exact(w: Float[Array, '*L M N'], exponent: int, mantissa: int) -> Array:
-  return jnp.all(jax.lax.reduce_precision(w, exponent, mantissa) == w)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def storage_noise(
-    key: Key[Array, ''], w: Float[Array, '*L M N'], bits: int, rounded: bool,
-) -> Float[Array, '*L M N']:
-  """A change of w that storing with `bits` of mantissa could have made.
-
-  Where w itself is finer (`rounded` is False): what rounding does to it. Where
-  both checkpoints are rounded: two independent errors, each uniform over half
-  a step either way, as large as theirs may be.
-  """
-  w = w.astype(jnp.float32)
-  if not rounded:
-    return jax.lax.reduce_precision(w, *FORMATS[bits]) - w
-  rows = w.reshape(-1, w.shape[-1])
-  # Some rows at a time: random bits take five times the memory of the result.
-  noise = jax.lax.map(
-      lambda row: _rounded_twice(*row, bits),
-      (jax.random.split(key, len(rows)), rows), batch_size=ROWS)
-  return noise.reshape(w.shape)
-
-
-def _rounded_twice(
-    key: Key[Array, ''], w: Float[Array, 'N'], bits: int) -> Float[Array, 'N']:
-  # The power of two below |w|, and the step that follows it.
-  words = jax.lax.bitcast_convert_type(w, jnp.uint32)
-  power = jax.lax.bitcast_convert_type(
-      words & jnp.uint32(0x7f800000), jnp.float32)
-  step = power * 2.**-bits
-  one, other = jax.random.uniform(key, (2, *w.shape), minval=-.5, maxval=.5)
-  # As the sum is stored: noise below the last bit is none.
-  return (w + step * (one + other)) - w
 
 
 def random_subspace_angles(m: int, n: int, k: int) -> rotation.Sides:

@@ -8,7 +8,7 @@ import pytest
 
 from rlft.analyses import rotation
 from rlft.ops import trees
-from rlft.spectral import nulls, svd
+from rlft.spectral import storage, svd
 
 L, D, F = 8, 20, 30
 MODULES = ['query', 'down']
@@ -333,7 +333,7 @@ def test_decompositions_are_one_per_draw_and_one_for_the_floor(monkeypatch):
 def test_rounding_to_bfloat16_is_the_floor():
   before = weights()
   found = analyse(before, jax.tree.map(
-      lambda w: w + nulls.bf16_floor(w) if w.ndim > 1 else w, before))
+      lambda w: storage.rounded(w, 7) if w.ndim > 1 else w, before))
   for row in found['rows']:
     np.testing.assert_allclose(
         row['angle_top20_rad'], row['angle_floor_rad'], rtol=1e-3)

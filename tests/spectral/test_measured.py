@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft.spectral import measured, nulls, svd
+from rlft.spectral import measured, storage, svd
 
 FRACTIONS = .2, .5
 KEYS = measured.keys('w', 3, 2, 2)
@@ -20,7 +20,7 @@ def weights(stored):
 @pytest.mark.parametrize('stored', ['bfloat16', 'float32'])
 def test_in_turn_is_at_once(stored):
   before, after = weights(stored)
-  bits, rounded = nulls.storage(before, after)
+  bits, rounded = storage.common(before, after)
   once = measured.measure(
       before, after, svd.decompose(before), svd.decompose(after), KEYS,
       counts=measured.counts(10, FRACTIONS), bits=bits, rounded=rounded,
@@ -37,7 +37,7 @@ def test_in_turn_is_at_once(stored):
 
 def test_what_is_coarser_decides_on_the_floor():
   narrow, wide = weights('bfloat16')[0], weights('float32')[0]
-  assert nulls.storage(narrow, narrow) == (7, True)
-  assert nulls.storage(narrow, wide) == (7, True)
-  assert nulls.storage(wide, narrow) == (7, False)
-  assert nulls.storage(wide, wide) == (23, True)
+  assert storage.common(narrow, narrow) == (7, True)
+  assert storage.common(narrow, wide) == (7, True)
+  assert storage.common(wide, narrow) == (7, False)
+  assert storage.common(wide, wide) == (23, True)

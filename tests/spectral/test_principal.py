@@ -1,5 +1,4 @@
 """Principal weights, visible changes, stable ranks: by hand and by chance."""
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -111,34 +110,6 @@ def test_the_largest_value_and_the_stable_rank(m, n, kind):
   rank = np.square(s / s[0]).sum() if s[0] else 0
   np.testing.assert_allclose(
       updates.stable_rank(jnp.asarray(w, jnp.float32)), rank, rtol=5e-5)
-
-
-@pytest.mark.parametrize('dtype, bits', [
-    (jnp.bfloat16, 7), (jnp.float16, 10), (jnp.float32, 23)])
-def test_the_format_is_read_off_the_values(dtype, bits):
-  w = normal(9, 7).astype(dtype)
-  assert nulls.stored_bits(w) == bits
-  assert nulls.stored_bits(w.astype(jnp.float32)) == bits
-
-
-@pytest.mark.parametrize('bits', [7, 10, 23])
-def test_storage_noise_is_two_roundings(bits):
-  w = normal(400, 300)
-  w = jnp.where(jnp.abs(w) > 1e-3, w, 1)  # normal in all three
-  w = jax.lax.reduce_precision(w, *nulls.FORMATS[bits])
-  noise = np.float64(nulls.storage_noise(jax.random.key(0), w, bits, True))
-  step = 2.0 ** (np.floor(np.log2(np.abs(np.float64(w)))) - bits)
-  assert np.abs(noise / step).max() <= 1
-  # Twice the variance of a rounding; a last bit more where none is smaller.
-  expected = 1 / 6 if bits < 23 else 1 / 4
-  np.testing.assert_allclose(np.square(noise / step).mean(), expected, rtol=.02)
-  assert not nulls.storage_noise(jax.random.key(0), w * 0, bits, True).any()
-
-
-def test_storage_noise_of_finer_weights_is_their_rounding():
-  w = normal(20, 30)
-  np.testing.assert_array_equal(
-      nulls.storage_noise(jax.random.key(0), w, 7, False), nulls.bf16_floor(w))
 
 
 @pytest.mark.parametrize('scale', [1e-25, 1., 1e15])
