@@ -3,6 +3,7 @@ import ctypes
 import math
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -17,10 +18,14 @@ USAGE = """usage: rlft COMMAND ...
   rlft compare BEFORE AFTER --out=DIR [--select=REGEX] [--top=0.2]
       [--draws=4] [--seed=0]
       how the weights turned, matrix by matrix: DIR/compare.html; goes on
-  rlft heal BEFORE AFTER --out=DIR --edit=vectors [--top=0.2] [--tail=0]
-      [--layers=0:0.25] [--modules=q_proj,k_proj] [--amount=0.5]
-      [--polar=false] [--select=REGEX] [--seed=0] [--dry_run]
-      AFTER edited towards BEFORE, in AFTER's own format
+  rlft heal BEFORE AFTER --out=DIR [--edit=KIND] [--select=REGEX]
+      [--layers=0:0.25] [--modules=q_proj,k_proj] [--seed=0] [--dry_run]
+      AFTER edited towards BEFORE, in AFTER's own format. KIND is
+      vectors (the default), triplets, values: [--top=0.2] [--tail=0] of the
+        directions, or [--top_count=N] [--tail_count=N]; [--polar=false]
+      revert: all of the chosen matrices
+      interpolate, noise: --amount=0.5 of the way
+      low_rank: the update less its leading [--top=0.2]
   rlft report STUDY_DIR
       report.html and summary.json from what a study wrote
 
@@ -29,6 +34,7 @@ or RUN_DIR@STEP or asset:NAME.
 """
 COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'report')
 MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
+SEEDS = 2**32  # different ones: keys are made of 32 bits
 SWITCHES = ('dry_run',)  # flags that mean true when they have no value
 
 
@@ -51,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f'rlft: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print('rlft: interrupted; the same command goes on', file=sys.stderr)
+    after = 'nothing is written' if argv[0] == 'heal' else (
+        'the same command goes on')
+    print(f'rlft: interrupted; {after}', file=sys.stderr)
     return 130
 
 
@@ -67,10 +75,11 @@ def parse(argv: list[str]) -> tuple[list[str], dict, dict]:
       value = 'true'
     elif not equals:
       raise ValueError(f'--{key} needs a value: --{key}=...')
-    if key.startswith('config.'):
-      overrides[key.removeprefix('config.')] = value
-    else:
-      flags[key] = value
+    where, name = (overrides, key.removeprefix('config.')) if (
+        key.startswith('config.')) else (flags, key)
+    if name in where:
+      raise ValueError(f'--{key} is given twice')
+    where[name] = value
   return positional, flags, overrides
 
 
@@ -157,7 +166,7 @@ def compare(positional, flags, overrides) -> int:
       before, after, out=out, select=select,
       top=number('top', top, float, 0.2),
       draws=number('draws', draws, int, 4, least=1),
-      seed=number('seed', seed, int, 0))
+      seed=number('seed', seed, int, 0, most=SEEDS - 1))
   print(comparison.told(found), found['page'], sep='\n')
   return 0
 
@@ -171,11 +180,14 @@ def heal(positional, flags, overrides) -> int:
   own = ('out', 'edit', 'select', 'seed', 'dry_run')
   options = {k: v for k, v in flags.items() if k not in own}
   out, edit, select, seed, dry_run = take(
-      {k: v for k, v in flags.items() if k in own}, *own, need=('out',))
+      {'edit': 'vectors', **{k: v for k, v in flags.items() if k in own}},
+      *own, need=('out', 'edit'))
+  # As Ctrl-C does: what is half written goes.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   found = rlft.heal(
-      before, after, out, edit=edit or 'vectors', select=select,
-      seed=number('seed', seed, int, 0), dry_run=truth('dry_run', dry_run),
-      **words.parse(edit or 'vectors', options))
+      before, after, out, edit=edit, select=select,
+      seed=number('seed', seed, int, 0, most=SEEDS - 1),
+      dry_run=truth('dry_run', dry_run), **words.parse(edit, options))
   print(words.told(found))
   return 0
 
@@ -211,14 +223,16 @@ def truth(name: str, text: str | None) -> bool:
   return text == 'true'
 
 
-def number(name: str, text: str | None, kind: type, default, *, least=0):
+def number(name: str, text: str | None, kind: type, default, *, least=0,
+           most=math.inf):
   """The value of a flag; ValueError when it is no such number."""
   try:
     value = kind(default if text is None else text)
   except ValueError:
     value = math.nan
-  if not least <= value < math.inf:
-    raise ValueError(f'--{name}={text}: give a number from {least}')
+  if not least <= value <= most or value == math.inf:
+    end = '' if most == math.inf else f' to {most}'
+    raise ValueError(f'--{name}={text}: give a number from {least}{end}')
   return value
 
 

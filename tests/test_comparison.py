@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -269,6 +270,20 @@ def test_stacks_of_experts_are_compared_one_by_one(tmp_path):
     for key in ('angle_top20_rad', 'value_shift', 'energy_rotated'):
       assert a[key] == pytest.approx(b[key], rel=1e-4)
   assert one['curves']['w1/angles'].shape == (3, 6)
+
+
+def test_what_is_damaged_or_of_others_is_told(pair, finished, tmp_path, capfd):
+  out = tmp_path / 'copy'
+  shutil.copytree(finished, out)
+  curves = out / 'rotation.npz'
+  curves.write_bytes(curves.read_bytes()[:-40])
+  argv = ['compare', *pair, f'--out={out}', *FLAGS]
+  assert main.main(argv) == 2
+  assert 'rotation.npz is damaged or not there' in capfd.readouterr().err
+  (out / 'rotation.json').write_text('{"rows": []}')
+  assert 'holds the rotation of a study: choose' in refused(argv, capfd)
+  (out / 'rotation.json').write_text('{"rows": ')
+  assert 'rotation.json is damaged' in refused(argv, capfd)
 
 
 def test_curves_of_unequal_length_are_filled_up():

@@ -82,6 +82,8 @@ def low_rank(after, before, top):
 
 
 EDITS = {
+    'vectors by count': (
+        ['--top_count=8'], lambda a, b: vectors(a, b, 8 / min(a.shape))),
     'vectors': (['--top=0.25'], lambda a, b: vectors(a, b, .25)),
     'vectors as published': (
         ['--top=0.25', '--polar=false'],
@@ -254,7 +256,11 @@ def test_logits_are_those_of_the_edited_weights(pair, tmp_path):
 @pytest.mark.parametrize('flags, complaint', [
     (['--edit=vector'], "no kind 'vector' of edit; known: none, values"),
     (['--edit=vectors', '--amount=1'], 'vectors takes no --amount; known: --t'),
-    (['--edit=interpolate'], 'give one of amount'),
+    (['--edit=interpolate'], 'interpolate needs an amount'),
+    (['--edit='], '--edit=... is missing'),
+    (['--top_count=33'], 'top_count=33 of a matrix with'),
+    (['--top_count=2', '--top_count=3'], '--top_count is given twice'),
+    (['--seed=4294967296'], 'give a number from 0 to 4294967295'),
     (['--edit=interpolate', '--distance=1'], 'takes no --distance'),
     (['--edit=interpolate', '--amount=2'], 'is not between 0'),
     (['--edit=interpolate', '--amount=nan'], '--amount=nan: give a number'),

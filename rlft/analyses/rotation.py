@@ -64,6 +64,8 @@ def analyse(
     trees.same(checkpoints[before], checkpoints[name])
   if draws < 1 or not 0 < top <= 1:
     raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
   stacks = [trees.matrices(checkpoints[name], select) for name in pairs]
   tensors = [trees.fingerprints(x) for x in stacks]
   for name, found in zip(pairs, tensors, strict=True):

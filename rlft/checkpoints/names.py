@@ -14,10 +14,12 @@ from rlft.ops import trees
 # The linear maps of the blocks, as the common families call them, in the order
 # in which a block uses them.
 KNOWN = (
-    'qkv_proj', 'query_key_value', 'q_proj', 'k_proj', 'v_proj', 'o_proj',
-    'out_proj', 'gate_up_proj', 'gate_proj', 'up_proj', 'down_proj',
-    'dense_h_to_4h', 'dense_4h_to_h', 'fc1', 'fc2', 'w1', 'w3', 'w2')
-DIRECTORY = rf'\.({"|".join(KNOWN)})(\.weight)?$'
+    'qkv_proj', 'query_key_value', 'c_attn', 'wqkv', 'in_proj', 'q_proj',
+    'q_a_proj', 'q_b_proj', 'wq', 'k_proj', 'wk', 'kv_a_proj_with_mqa',
+    'kv_b_proj', 'v_proj', 'wv', 'o_proj', 'wo', 'out_proj', 'dense',
+    'gate_up_proj', 'gate_proj', 'up_proj', 'down_proj', 'dense_h_to_4h',
+    'dense_4h_to_h', 'c_fc', 'c_proj', 'fc1', 'fc2', 'w1', 'w3', 'w2')
+DIRECTORY = rf'\.\d+\.(.*\.)?({"|".join(KNOWN)})(\.weight)?$'
 ENDINGS = ('weight', 'kernel')
 
 
@@ -53,6 +55,20 @@ def select(checkpoint: Checkpoint, pattern: str | None) -> list[str]:
   for name in found:
     _take(checkpoint, name, checkpoint.tensors[name])
   return found
+
+
+def left_out(checkpoint: Checkpoint, pattern: str | None) -> str | None:
+  """A warning of the matrices of blocks that the default does not take."""
+  if checkpoint.kind == 'run' or pattern not in (None, DIRECTORY):
+    return None
+  rest = [name for name, tensor in checkpoint.tensors.items()
+          if len(tensor.shape) > 1 and re.search(r'(^|\.)\d+\.', name)
+          and not re.search(DIRECTORY, name)]
+  if not rest:
+    return None
+  found = ', '.join(dict.fromkeys(modules(rest).values()))
+  return (f'{len(rest)} matrices of blocks are not of the modules that are '
+          f'taken by default: {found}; --select=REGEX takes them')
 
 
 def _take(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:

@@ -22,7 +22,9 @@ BESIDE = (
 
 def beside(folder: pathlib.Path) -> pathlib.Path:
   """A new temporary directory that can be renamed to `folder`."""
-  parent = next(p for p in folder.absolute().parents if p.is_dir())
+  parent = next(p for p in folder.absolute().parents if p.exists())
+  if not parent.is_dir() or not os.access(parent, os.W_OK):
+    raise ValueError(f'cannot write in {parent}: choose another --out')
   made = parent / f'.{folder.name}.unfinished-{os.getpid()}'
   made.mkdir()
   return made

@@ -39,6 +39,8 @@ def run(
   """
   if draws < 1 or not 0 < top <= 1:
     raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
   folder = None if out is None else pathlib.Path(out)
   if folder is not None:
     kept.vacant(folder)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 import rlft
 from rlft.analyses import rotation
-from rlft.checkpoints import tensor
+from rlft.checkpoints import names, tensor
 from rlft.checkpoints.names import Place
 from rlft.checkpoints.tensor import Checkpoint
 from rlft.training import progress
@@ -125,6 +125,9 @@ def table(job: Job, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def warnings(job: Job, rows: list[dict[str, Any]]) -> list[str]:
   """What a reader should know before the numbers."""
   found = rotation.warnings(rows)
+  left_out = names.left_out(job.before, job.settings['select'])
+  if left_out:
+    found.append(left_out)
   one, other = (x.tensors for x in job.digests)
   chosen = dict.fromkeys(place.name for place in job.places)
   same = [name for name in chosen if one[name] == other[name]]

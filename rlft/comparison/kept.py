@@ -19,8 +19,12 @@ KEY = 'key.json'
 
 def vacant(folder: pathlib.Path) -> None:
   """ValueError unless `folder` can hold a comparison, or does so already."""
-  if folder.exists() and not folder.is_dir():
-    raise ValueError(f'{folder} is a file: choose another --out')
+  parent = next(
+      p for p in (folder, *folder.absolute().parents) if p.exists())
+  if not parent.is_dir():
+    raise ValueError(f'{parent} is a file: choose another --out')
+  if not os.access(parent, os.W_OK):
+    raise ValueError(f'cannot write in {parent}: choose another --out')
   if folder.is_dir():
     found = {p.name for p in folder.iterdir()}
     if found and not found & {UNFINISHED, 'rotation.json'}:
@@ -37,6 +41,7 @@ def run(job: Job, folder: pathlib.Path) -> dict[str, Any]:
     _same_key(job, {k: table.get(k) for k in ('settings', 'versions')} | {
         'inputs': {role: {k: x[k] for k in ('files', 'tensors')}
                    for role, x in table['inputs'].items()}}, folder)
+    _warn(table)
     return table
   parts = folder / UNFINISHED
   if (parts / KEY).is_file():
@@ -50,18 +55,32 @@ def run(job: Job, folder: pathlib.Path) -> dict[str, Any]:
   for i in bar:
     _write_part(paths[i], jobs.measure(job, job.places[i]))
   table = jobs.table(job, [row for path in paths for row in _part(path)[0]])
-  for text in table['warnings']:
-    progress.say(f'warning: {text}')
+  _warn(table)
   _write_curves(folder / 'rotation.npz', job, paths)
   replace(finished, (json.dumps(table, indent=1) + '\n').encode())
   shutil.rmtree(parts)
   return table
 
 
+def _warn(table: dict[str, Any]) -> None:
+  for text in table['warnings']:
+    progress.say(f'warning: {text}')
+
+
+class _Other(Exception):
+  """A table that `rlft compare` did not write."""
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(path.read_text())
+    if 'rows' in found and 'inputs' not in found:
+      raise _Other
     return {**found, 'inputs': dict(found['inputs'])}
+  except _Other:
+    raise ValueError(
+        f'{path.parent} holds the rotation of a study: choose another --out'
+    ) from None
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(
         f'{path} is damaged: delete {path.parent}, or choose another --out'

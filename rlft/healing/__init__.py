@@ -54,6 +54,9 @@ def run(
       'edit': {'kind': edit, **options}, 'seed': seed, 'dry_run': dry_run,
       'select': names.default(one.kind) if select is None else select,
       'versions': job.versions()}
+  left_out = names.left_out(other, select)
+  if left_out:
+    progress.say(f'warning: {left_out}')
   if dry_run:
     return {**found, 'tensors': plans.listed(plan)}
   temporary = rewrite.beside(folder)

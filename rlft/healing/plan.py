@@ -24,10 +24,14 @@ def make(
     select: str | None, seed: int,
 ) -> Plan:
   """What an edit touches; ValueError when it makes no sense."""
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
   entry = dict(entry)
   places = names.places(
       after.tensors, names.select(after, select), after.kind)
-  _rehearse(entry)
+  _rehearse(entry, {place.name: after.tensors[place.name].shape
+                    for place in places
+                    if place.module in (entry.get('modules') or place.module)})
   wanted = entry.pop('modules', None)
   known = {place.module for place in places}
   unknown = sorted(set(wanted or ()) - known)
@@ -58,8 +62,12 @@ def options(kind: str) -> dict[str, Any]:
           if k not in ('distance', 'match', 'layer_numbers')}
 
 
-def _rehearse(entry: dict[str, Any]) -> None:
-  """ValueError for a kind or an option that restoration does not take."""
+def _rehearse(
+    entry: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+  """ValueError for a kind or an option that restoration does not take.
+
+  Tried on a small stand-in for the tensor of fewest directions.
+  """
   here = {k: v for k, v in entry.items() if k not in ('layers', 'modules')}
   if entry['kind'] in entries.KINDS:
     taken = options(entry['kind'])
@@ -68,7 +76,16 @@ def _rehearse(entry: dict[str, Any]) -> None:
       raise ValueError(
           f'{entry["kind"]} takes no {", ".join(odd)}; known: '
           f'{", ".join(taken) or "nothing"}')
-  toy = {'toy': jnp.eye(2)}
+    if 'amount' in taken and entry.get('amount') is None:
+      raise ValueError(f'{entry["kind"]} needs an amount')
+  counts = [entry.get(k) for k in ('top_count', 'tail_count')]
+  asked = sum(x for x in counts if isinstance(x, int))
+  rank, name = min(
+      ((min(shape[-2:]), name) for name, shape in shapes.items()),
+      default=(2, 'toy'))
+  toy = jnp.eye(min(rank, max(2, asked + 1)))
+  toy = {name: toy.reshape((1,) * (len(shapes.get(name, (0, 0))) - 2)
+                           + toy.shape)}
   restoration.edits(toy, toy, sweep=[here], select='.')
 
 

@@ -5,6 +5,7 @@ Curves are thinned for the page; rotation.npz has every point.
 """
 import json
 import pathlib
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,16 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   """Writes compare.html beside rotation.json and rotation.npz; its path."""
   table = json.loads((folder / 'rotation.json').read_text())
   path = folder / 'compare.html'
-  with np.load(folder / 'rotation.npz', allow_pickle=False) as arrays:
-    text = page.render(data(table, arrays), TEMPLATE)
+  curves = folder / 'rotation.npz'
+  try:
+    with curves.open('rb') as file, np.load(
+        file, allow_pickle=False) as arrays:
+      text = page.render(data(table, arrays), TEMPLATE)
+  except (OSError, EOFError, KeyError, ValueError,
+          zipfile.BadZipFile) as error:
+    raise ValueError(
+        f'{curves} is damaged or not there: delete {folder}, or choose '
+        'another --out') from error
   partial = path.with_name(f'.{path.name}.tmp')
   partial.write_text(text, encoding='utf-8')
   partial.replace(path)

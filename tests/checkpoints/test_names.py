@@ -26,6 +26,19 @@ def test_the_default_takes_the_linear_maps_of_the_blocks(tmp_path):
   assert names.depths(found.tensors) == {'model.layers': 4}
 
 
+def test_what_the_default_leaves_in_the_blocks_is_told(tmp_path):
+  square = np.ones((4, 4), np.float32)
+  found = opened(tmp_path / 'm', {
+      'h.0.attention.dense.weight': square, 'h.0.q.weight': square,
+      'h.1.q.weight': square, 'wte.weight': square,
+      'pooler.dense.weight': square})
+  assert names.select(found, None) == ['h.0.attention.dense.weight']
+  text = names.left_out(found, None)
+  assert text.startswith('2 matrices of blocks') and ': q;' in text
+  assert names.left_out(found, 'q') is None  # asked for
+  assert names.left_out(opened(tmp_path / 'l', WEIGHTS), None) is None
+
+
 def test_any_matrix_can_be_selected(tmp_path):
   found = opened(tmp_path / 'm', WEIGHTS)
   assert names.select(found, 'embed|lm_head') == [
@@ -45,7 +58,7 @@ def test_a_selection_that_makes_no_sense_is_refused(
 
 
 def test_whole_numbers_are_not_decomposed(tmp_path):
-  found = opened(tmp_path / 'm', {'a.q_proj.weight': np.ones((2, 2))},
+  found = opened(tmp_path / 'm', {'a.0.q_proj.weight': np.ones((2, 2))},
                  dtype=np.int8)
   with pytest.raises(ValueError, match='is I8, and only F32, F16, BF16'):
     names.select(found, None)
