@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -133,13 +132,7 @@ def save_asset(path: Path, params: PyTree, about: dict[str, Any]) -> None:
 
 def flatten(params: PyTree) -> dict[str, np.ndarray]:
   """{'layers/mlp/up/kernel': array} of a nested dict."""
-  return {k: np.ascontiguousarray(v) for k, v in by_path(params).items()}
-
-
-def by_path(tree: PyTree) -> dict[str, Any]:
-  """The leaves of a nested dict by their path."""
-  leaves, _ = jax.tree.flatten_with_path(tree)
-  return {'/'.join(str(k.key) for k in path): leaf for path, leaf in leaves}
+  return {k: np.ascontiguousarray(v) for k, v in trees.named(params).items()}
 
 
 def nest(flat: dict[str, Any]) -> PyTree:
@@ -156,8 +149,8 @@ def nest(flat: dict[str, Any]) -> PyTree:
 
 def match(params: PyTree, like: PyTree, name: str) -> PyTree:
   """`params`, if names and shapes are those of `like`; else ValueError."""
-  have = {k: v.shape for k, v in by_path(params).items()}
-  want = {k: v.shape for k, v in by_path(like).items()}
+  have = {k: v.shape for k, v in trees.named(params).items()}
+  want = {k: v.shape for k, v in trees.named(like).items()}
   if have != want:
     wrong = sorted(
         k for k in have.keys() | want.keys() if have.get(k) != want.get(k))

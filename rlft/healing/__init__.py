@@ -138,7 +138,7 @@ def _exact(
   del old, new
   edit, = restoration.edits(
       *trees, sweep=[plan.entry], seed=plan.seed, select='.')
-  return np.asarray(weights.by_path(edit.params)[path])
+  return weights.flatten(edit.params)[path]
 
 
 def _load(checkpoint: Checkpoint, place: Place) -> Shaped[np.ndarray, '...']:
