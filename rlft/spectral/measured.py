@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from rlft.spectral import (
     clusters,
@@ -67,7 +67,7 @@ def measure(
   """
   update = target - weight
   noise = _noise(keys[:, 0], weight, bits, rounded)
-  groups, heavy = _frame(old, weight, keys[:, 0], counts[0], bits, rounded)
+  groups, heavy = _groups(old.s, noise), principal.mask(old, counts[0])
   changes = [lambda i: update, lambda i: noise]
   if null_update is not None:
     changes.append(lambda i: nulls.scaled(null_update, update))
@@ -111,7 +111,8 @@ def in_turn(
   old, new = svd.decompose(weight), svd.decompose(target)
   update = target - weight
   del target
-  groups, heavy = _frame(old, weight, keys[:, 0], size[0], bits, rounded)
+  storing = functools.partial(_noise, keys[:, 0], weight, bits, rounded)
+  groups, heavy = _groups(old.s, storing()), principal.mask(old, size[0])
   against = functools.partial(
       comparison.compare, groups=groups, heavy=heavy, counts=size)
   real = jax.device_get(against(old, new, weight, update))
@@ -122,7 +123,7 @@ def in_turn(
     factors = svd.decompose(weight + change())
     return jax.device_get(against(old, factors, weight, change()))
 
-  floor = beside(lambda: _noise(keys[:, 0], weight, bits, rounded))
+  floor = beside(storing)
   draws = [
       beside(lambda i=i: _gaussian(keys[:, i], like, weight.shape[1:]))
       for i in range(1, keys.shape[1])]
@@ -142,15 +143,10 @@ def _gaussian(
       keys, like)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _frame(
-    old: svd.SVD, weight: Float[Array, 'L M N'], keys: Key[Array, 'L'],
-    k: int, bits: int, rounded: bool,
-) -> tuple[Int[Array, 'L R'], Bool[Array, 'L M N']]:
-  """What all changes are measured in: clusters and principal weights."""
-  noise = _noise(keys, weight, bits, rounded)
-  groups = clusters.groups(old.s, clusters.resolvable(old.s, noise))
-  return groups, principal.mask(old, k)
+@jax.jit
+def _groups(
+    s: Float[Array, 'L R'], noise: Float[Array, 'L M N']) -> Int[Array, 'L R']:
+  return clusters.groups(s, clusters.resolvable(s, noise))
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
