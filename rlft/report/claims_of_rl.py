@@ -11,7 +11,8 @@ from rlft.report.verdicts import Claim, Finding, judged, not_tested, points
 
 NO_RL = 'no RL run'
 WINDOW = (.4, .8)  # ID rate of a start from which RL is said to work
-PEAKED = 'SFT has lost no OOD success before these starts'
+UNSURE = ('that SFT has lost OOD success before these starts is not certain '
+          '(or the hands do not pair)')
 PLACES = {
     'base': 'step 0',
     'early': 'up to the OOD peak or a fifth of the SFT steps',
@@ -115,8 +116,7 @@ def recovery(tables: Tables) -> Finding:
       [*ends, *begins, top], [1] * k + [-1] * k + [0],
       [0] * k + [-1] * k + [k])
   if fraction is None:
-    return not_tested(f'{PEAKED} (or the hands do not pair): nothing to '
-                      'recover')
+    return not_tested(f'{UNSURE}: no share of it can be given')
   return judged(
       fraction['mean'] >= .75 and fraction['low'] > .5, fraction,
       'recovered fraction',
