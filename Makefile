@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 		--run_dir=$(RUN)
 
 test: $(VENV)/.tested
-	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=loadfile
 
 lint: $(VENV)/.tested
 	$(VENV)/bin/ruff check .

@@ -34,6 +34,7 @@ setuptools.setup(
         'tpu': ['jax[tpu]'],
         'test': [
             'beartype>=0.22', 'hypothesis>=6', 'pytest>=9', 'ruff>=0.14',
+            'pytest-xdist>=3.8',  # two at a time: compilation takes one core
             'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6',
             'matplotlib>=3.10',  # plots of the notebook
         ],
