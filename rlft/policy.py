@@ -63,6 +63,23 @@ def make_critic(policy: PyTree) -> PyTree:
   }
 
 
+def _choose(
+    logits: Float[Array, 'B V'], keys: Key[Array, 'B'], n: Int[Array, ''], *,
+    temperature: float, rule: Callable | None,
+) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
+  """Token n of every row, and its log-prob at the sampling temperature."""
+  logits = logits / (temperature if temperature > 0 else 1.0)
+  logits = logits if rule is None else rule(logits)
+  noise = 0.0
+  if temperature > 0:
+    noise = jax.vmap(
+        lambda key: jax.random.gumbel(
+            jax.random.fold_in(key, n), logits.shape[-1:]))(keys)
+  token = jnp.argmax(logits + noise, axis=-1)
+  log_p = jax.nn.log_softmax(logits, axis=-1)
+  return token, jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+
+
 def sample(
     model: Any,
     params: PyTree,
@@ -84,24 +101,12 @@ def sample(
   """
   variables = {'params': params['policy']}
   rows, width = prompts.shape
-  scale = temperature if temperature > 0 else 1.0
-
-  def choose(hidden, n):
-    logits = model.apply(variables, hidden, method='head') / scale
-    logits = logits if rule is None else rule(logits)
-    if temperature > 0:
-      noise = jax.vmap(
-          lambda key: jax.random.gumbel(
-              jax.random.fold_in(key, n), logits.shape[-1:]))(keys)
-      token = jnp.argmax(logits + noise, axis=-1)
-    else:
-      token = jnp.argmax(logits, axis=-1)
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    return token, jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
 
   def write(carry, hidden):
     n, done, tokens, mask, log_p, cache = carry
-    token, chosen = choose(hidden, n)
+    token, chosen = _choose(
+        model.apply(variables, hidden, method='head'), keys, n,
+        temperature=temperature, rule=rule)
     token = jnp.where(done, pad, token)
     at = (0, width + n)
     put = jax.lax.dynamic_update_slice

@@ -3,6 +3,8 @@ import hashlib
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -260,7 +262,7 @@ def test_logits_are_those_of_the_edited_weights(pair, tmp_path):
     (['--edit='], '--edit=... is missing'),
     (['--top_count=33'], 'top_count=33 of a matrix with'),
     (['--top_count=2', '--top_count=3'], '--top_count is given twice'),
-    (['--seed=4294967296'], 'give a number from 0 to 4294967295'),
+    (['--seed=4294967296'], 'is not between 0 and 2^32'),
     (['--edit=interpolate', '--distance=1'], 'takes no --distance'),
     (['--edit=interpolate', '--amount=2'], 'is not between 0'),
     (['--edit=interpolate', '--amount=nan'], '--amount=nan: give a number'),
@@ -345,6 +347,27 @@ def test_an_interruption_leaves_nothing(pair, tmp_path, monkeypatch):
   monkeypatch.setattr(healing, 'rounding', interrupted)
   with pytest.raises(KeyboardInterrupt):
     rlft.heal(*pair, tmp_path / 'deep' / 'out', edit='revert')
+  assert not list(tmp_path.iterdir())
+
+
+SLOW = '''
+import sys, time
+from rlft import healing, main
+healing._edited = lambda *_: (print('begun', flush=True), time.sleep(60))
+sys.exit(main.main(sys.argv[1:]))
+'''
+
+
+def test_sigterm_leaves_nothing(pair, tmp_path):
+  with subprocess.Popen(
+      [sys.executable, '-c', SLOW, 'heal', *pair, f'--out={tmp_path / "o"}'],
+      stdout=subprocess.PIPE, text=True,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'}) as command:
+    assert command.stdout.readline() == 'begun\n'
+    assert [p.name for p in tmp_path.iterdir()] == [
+        f'.o.unfinished-{command.pid}']
+    command.terminate()
+  assert command.returncode == 143
   assert not list(tmp_path.iterdir())
 
 

@@ -29,7 +29,6 @@ from rlft.spectral import (
     untrained,
 )
 
-FLOORS = {'bfloat16': 7, 'float16': 10, 'float32': 23}  # mantissa bits
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)  # of the directions, for the curve over k
 
 
@@ -64,8 +63,7 @@ def analyse(
     trees.same(checkpoints[before], checkpoints[name])
   if draws < 1 or not 0 < top <= 1:
     raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
-  if not 0 <= seed < 2**32:
-    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
+  nulls.check_seed(seed)
   stacks = [trees.matrices(checkpoints[name], select) for name in pairs]
   tensors = [trees.fingerprints(x) for x in stacks]
   for name, found in zip(pairs, tensors, strict=True):
@@ -200,11 +198,12 @@ def _storage(
 
   Those of the coarser of two, unless a format is named.
   """
-  if floor is not None and floor not in FLOORS:
-    raise ValueError(f'no floor {floor!r}; known: {", ".join(FLOORS)}')
+  if floor is not None and floor not in storage.BITS:
+    raise ValueError(f'no floor {floor!r}; known: {", ".join(storage.BITS)}')
   if floor is None:
     return storage.common(before, after)
-  return FLOORS[floor], storage.bits(before) <= FLOORS[floor]
+  bits = storage.BITS[floor]
+  return bits, storage.bits(before) <= bits
 
 
 def _refuse_infinite(name: str, stacks: dict[str, Array]) -> None:

@@ -18,7 +18,7 @@ from rlft.checkpoints import names, pairs
 from rlft.comparison import job as jobs
 from rlft.comparison import kept
 from rlft.comparison.job import Job, Part
-from rlft.spectral import svd
+from rlft.spectral import nulls, svd
 from rlft.training import progress
 
 
@@ -39,8 +39,7 @@ def run(
   """
   if draws < 1 or not 0 < top <= 1:
     raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
-  if not 0 <= seed < 2**32:
-    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
+  nulls.check_seed(seed)
   folder = None if out is None else pathlib.Path(out)
   if folder is not None:
     kept.vacant(folder)

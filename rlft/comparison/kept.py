@@ -67,24 +67,19 @@ def _warn(table: dict[str, Any]) -> None:
     progress.say(f'warning: {text}')
 
 
-class _Other(Exception):
-  """A table that `rlft compare` did not write."""
-
-
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     found = json.loads(path.read_text())
-    if 'rows' in found and 'inputs' not in found:
-      raise _Other
-    return {**found, 'inputs': dict(found['inputs'])}
-  except _Other:
-    raise ValueError(
-        f'{path.parent} holds the rotation of a study: choose another --out'
-    ) from None
+    foreign = 'rows' in found and 'inputs' not in found
+    inputs = {} if foreign else dict(found['inputs'])
   except (ValueError, TypeError, KeyError) as error:
     raise ValueError(
         f'{path} is damaged: delete {path.parent}, or choose another --out'
     ) from error
+  if foreign:
+    raise ValueError(
+        f'{path.parent} holds the rotation of a study: choose another --out')
+  return {**found, 'inputs': inputs}
 
 
 def _same_key(job: Job, found: Any, folder: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ from rlft.analyses import restoration
 from rlft.checkpoints import names
 from rlft.checkpoints.names import Place
 from rlft.checkpoints.tensor import Checkpoint
-from rlft.spectral import entries, restore
+from rlft.spectral import entries, nulls, restore
 
 
 class Plan(NamedTuple):
@@ -24,15 +24,15 @@ def make(
     select: str | None, seed: int,
 ) -> Plan:
   """What an edit touches; ValueError when it makes no sense."""
-  if not 0 <= seed < 2**32:
-    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
+  nulls.check_seed(seed)
   entry = dict(entry)
   places = names.places(
       after.tensors, names.select(after, select), after.kind)
-  _rehearse(entry, {place.name: after.tensors[place.name].shape
-                    for place in places
-                    if place.module in (entry.get('modules') or place.module)})
-  wanted = entry.pop('modules', None)
+  wanted = entry.get('modules')
+  _rehearse(entry, {
+      place.name: after.tensors[place.name].shape for place in places
+      if wanted is None or place.module in wanted})
+  entry.pop('modules', None)
   known = {place.module for place in places}
   unknown = sorted(set(wanted or ()) - known)
   if unknown:
@@ -80,12 +80,12 @@ def _rehearse(
       raise ValueError(f'{entry["kind"]} needs an amount')
   counts = [entry.get(k) for k in ('top_count', 'tail_count')]
   asked = sum(x for x in counts if isinstance(x, int))
-  rank, name = min(
-      ((min(shape[-2:]), name) for name, shape in shapes.items()),
-      default=(2, 'toy'))
-  toy = jnp.eye(min(rank, max(2, asked + 1)))
-  toy = {name: toy.reshape((1,) * (len(shapes.get(name, (0, 0))) - 2)
-                           + toy.shape)}
+  name, shape = min(
+      shapes.items(), key=lambda item: min(item[1][-2:]),
+      default=('toy', (2, 2)))
+  size = min(*shape[-2:], max(2, asked + 1))
+  toy = {name: jnp.broadcast_to(
+      jnp.eye(size), (*[1] * (len(shape) - 2), size, size))}
   restoration.edits(toy, toy, sweep=[here], select='.')
 
 

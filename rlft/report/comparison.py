@@ -30,19 +30,25 @@ def write(folder: pathlib.Path) -> pathlib.Path:
   table = json.loads((folder / 'rotation.json').read_text())
   path = folder / 'compare.html'
   curves = folder / 'rotation.npz'
-  try:
-    with curves.open('rb') as file, np.load(
-        file, allow_pickle=False) as arrays:
-      text = page.render(data(table, arrays), TEMPLATE)
-  except (OSError, EOFError, KeyError, ValueError,
-          zipfile.BadZipFile) as error:
+  if not _sound(curves):
     raise ValueError(
         f'{curves} is damaged or not there: delete {folder}, or choose '
-        'another --out') from error
+        'another --out')
+  with np.load(curves, allow_pickle=False) as arrays:
+    text = page.render(data(table, arrays), TEMPLATE)
   partial = path.with_name(f'.{path.name}.tmp')
   partial.write_text(text, encoding='utf-8')
   partial.replace(path)
   return path
+
+
+def _sound(file: pathlib.Path) -> bool:
+  """Whether every array of the file can be read."""
+  try:
+    with zipfile.ZipFile(file) as archive:
+      return archive.testzip() is None
+  except (OSError, zipfile.BadZipFile):
+    return False
 
 
 def data(table: dict[str, Any], arrays: Any) -> dict[str, Any]:

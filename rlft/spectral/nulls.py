@@ -15,6 +15,12 @@ from jaxtyping import Array, Float, Float32, Key
 from rlft.spectral import rotation
 
 
+def check_seed(seed: int) -> None:
+  """ValueError for a seed of which another one would be an alias."""
+  if not 0 <= seed < 2**32:
+    raise ValueError(f'seed={seed} is not between 0 and 2^32 - 1')
+
+
 class Size(NamedTuple):
   """How large each matrix of a stack is: all that a random update needs."""
   largest: Float[Array, '*L 1 1']  # entry

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 ROWS = 256  # at a time
+BITS = {'bfloat16': 7, 'float16': 10, 'float32': 23}  # of the mantissa
 FORMATS = {7: (8, 7), 10: (5, 10), 23: (8, 23)}  # mantissa: exponent, mantissa
 LEAST = 2.**-14  # of float16's normal numbers; below, steps stay what they are
 STEP = LEAST * 2**-10
