@@ -46,7 +46,12 @@ def run(job: Job, folder: pathlib.Path) -> dict[str, Any]:
   parts = folder / UNFINISHED
   if (parts / KEY).is_file():
     _same_key(job, _read(parts / KEY), folder)
-  parts.mkdir(parents=True, exist_ok=True)
+  try:
+    parts.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ValueError(
+        f'cannot write in {folder} ({error.strerror}): choose another --out'
+    ) from error
   replace(parts / KEY, json.dumps(job.key()).encode())
   paths = [parts / f'{i:06d}.npz' for i in range(len(job.places))]
   left = [i for i, path in enumerate(paths) if _part(path) is None]
