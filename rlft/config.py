@@ -28,7 +28,9 @@ def skeleton() -> ml_collections.ConfigDict:
       base='',  # what kl_to_base is measured from; '' is init
       tokenizer='asset:points24',
       critic=False,  # a separate value model beside the policy
-      model=dict(name='transformer', preset='nano', dtype='float32'),
+      # a preset, or the fields of a shape; neither: as the model of init
+      model=dict(name='transformer', preset='nano', dtype='float32',
+                 shape=EMPTY()),
       env=EMPTY(),
       evals=EMPTY(),
       experience=EMPTY(),

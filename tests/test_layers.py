@@ -12,14 +12,14 @@ LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
     ('train', 'evaluate', 'analyze', 'observe', 'comparison', 'healing',
-     'check', 'config', 'directory', 'startup'),
+     'check', 'config', 'directory', 'inherit', 'startup'),
     ('analyses',),
-    ('weights', 'checkpoints'),
+    ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
     ('objectives',),
     ('policy', 'episodes'),
     ('models', 'envs', 'rewards', 'curricula', 'decoding', 'transforms'),
-    ('ops', 'spectral', 'parts', 'tokenizer'),
+    ('ops', 'spectral', 'parts', 'presets', 'tokenizer'),
     ('types',),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}

@@ -50,7 +50,8 @@ def read(name: str) -> Checkpoint:
       name, 'directory',
       {t: headers[label].entries[t].tensor for t, label in where.items()},
       functools.partial(_load, files, headers, where),
-      functools.partial(_stream, files, headers), files)
+      functools.partial(_stream, files, headers), files,
+      functools.partial(_cut, files, headers, where))
 
 
 def index(folder: pathlib.Path) -> dict[str, str]:
@@ -130,6 +131,33 @@ def _load(
   if found.size != np.prod(shape):
     raise ValueError(f'{files[label]} became shorter while it was read')
   return found.reshape(shape)
+
+
+def _cut(
+    files: dict[str, pathlib.Path], headers: dict[str, header.Header],
+    where: dict[str, str], name: str, index: tuple[slice, ...],
+) -> Shaped[np.ndarray, '...']:
+  """A part of a vector or matrix; rows are read whole, some at a time."""
+  label = where[name]
+  (shape, dtype), start, _ = headers[label].entries[name]
+  kind = DTYPES[dtype]
+  (low, high, _), *rest = (
+      part.indices(size) for part, size in zip(index, shape, strict=True))
+  columns = tuple(slice(*bounds) for bounds in rest)
+  width = int(np.prod(shape[1:]))
+  made = np.empty(
+      (high - low, *(stop - at for at, stop, _ in rest)), kind)
+  some = max(1, CHUNK // max(width * kind.itemsize, 1))
+  with files[label].open('rb') as file:
+    for row in range(low, high, some):
+      count = min(some, high - row)
+      file.seek(start + row * width * kind.itemsize)
+      read = np.fromfile(file, kind, count * width)
+      if read.size != count * width:
+        raise ValueError(f'{files[label]} became shorter while it was read')
+      made[row - low:row - low + count] = read.reshape(
+          count, *shape[1:])[:, *columns]
+  return made
 
 
 def _stream(

@@ -33,7 +33,8 @@ def read(name: str) -> Checkpoint:
              for k, (shape, dtype) in shapes.items()}
   return Checkpoint(
       name, 'run', tensors, functools.partial(_load, load),
-      functools.partial(_stream, list(tensors), load), {})
+      functools.partial(_stream, list(tensors), load), {},
+      lambda leaf, index: load(leaf)[index])
 
 
 def _load(

@@ -40,6 +40,8 @@ class Checkpoint(NamedTuple):
   # tensor it is of ('' for a header) and its bytes.
   stream: Callable[[], Iterator[tuple[str, str, Any]]]
   files: dict[str, pathlib.Path]  # label -> weight file; empty for runs
+  # name, a slice for each axis -> that part, reading little beside it
+  cut: Callable[[str, tuple[slice, ...]], Shaped[np.ndarray, '...']]
 
 
 def output_first(kind: str, name: str) -> bool:

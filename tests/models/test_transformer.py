@@ -7,8 +7,9 @@ import pytest
 import tokenizers
 from ml_collections import ConfigDict
 
-from rlft import tokenizer, train
+from rlft import presets, tokenizer, train
 from rlft.models import transformer
+from rlft.ops import attention, rope
 
 TOKENS = jnp.array([[0, 1, 7, 9, 4, 4], [1, 3, 8, 2, 6, 5]], jnp.int32)
 
@@ -19,7 +20,7 @@ def normal(*shape):
 
 
 def tiny(**changes):
-  sizes = transformer.PRESETS['tiny'] | {'vocabulary': 12} | changes
+  sizes = presets.SHAPES['tiny'] | {'vocabulary': 12} | changes
   return transformer.Model(**sizes)
 
 
@@ -58,23 +59,23 @@ def test_attend_equals_the_attention_of_jax():
   mask[:, :, 0] = True
   want = jax.jit(jax.nn.dot_product_attention)(
       query, key, value, mask=mask[:, None])
-  got = jax.jit(transformer.attend)(query, key, value, mask)
+  got = jax.jit(attention.attend)(query, key, value, mask)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_a_query_without_any_key_gives_no_nan():
   x = jnp.ones((1, 2, 2, 4))
-  mixed = jax.jit(transformer.attend)(x, x, x, np.zeros((1, 2, 2), bool))
+  mixed = jax.jit(attention.attend)(x, x, x, np.zeros((1, 2, 2), bool))
   assert np.isfinite(mixed).all()
 
 
-ROTATE = jax.jit(transformer.rotate, static_argnums=2)
+ROTATE = jax.jit(rope.rotate, static_argnums=2)
 
 
 def score(query, key, at, to):
   """The attention score of a query at a position for a key at another."""
   place = lambda p: np.full((1, 1), p, np.int32)
-  rotate = lambda x, p: np.asarray(ROTATE(x, place(p), 100.0))
+  rotate = lambda x, p: np.asarray(ROTATE(x, place(p), rope.Rope(100.0)))
   return (rotate(query, at) * rotate(key, to)).sum()
 
 
@@ -90,21 +91,21 @@ def test_rope_scores_depend_on_the_distance_alone():
 def test_rope_turns_halves_by_hand():
   """Size 4, base 100: pairs (0, 2) and (1, 3) turn by p and p / 10."""
   x = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 1, 4)
-  got = ROTATE(x, np.full((1, 1), 2, np.int32), 100.0).ravel()
+  got = ROTATE(x, np.full((1, 1), 2, np.int32), rope.Rope(100.0)).ravel()
   pairs = np.array([1 + 3j, 2 + 4j]) * np.exp(1j * np.array([2.0, 0.2]))
   np.testing.assert_allclose(
       got, [*pairs.real, *pairs.imag], atol=1e-5)
 
 
 def test_positions_and_attention_of_two_documents():
-  layout = transformer.lay_out(jnp.array([[0, 1, 5, 0, 6, 1, 7]]), 0, 1)
+  layout = attention.lay_out(jnp.array([[0, 1, 5, 0, 6, 1, 7]]), 0, 1)
   assert layout.positions.tolist() == [[0, 0, 1, 1, 2, 0, 1]]
   reach = [np.flatnonzero(row).tolist() for row in np.asarray(layout.attend[0])]
   assert reach == [[], [1], [1, 2], [1, 2], [1, 2, 4], [5], [5, 6]]
 
 
 def test_without_a_begin_token_a_row_is_one_document():
-  layout = transformer.lay_out(jnp.array([[0, 1, 5, 1]]), 0, None)
+  layout = attention.lay_out(jnp.array([[0, 1, 5, 1]]), 0, None)
   assert layout.positions.tolist() == [[0, 0, 1, 2]]
   assert layout.attend[0].sum(1).tolist() == [0, 1, 2, 3]
 

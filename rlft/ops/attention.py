@@ -1,0 +1,72 @@
+"""Attention over rows that tokens lay out: padding, documents, the past.
+
+Axis letters beside those of `types`: S columns of a cache, G query heads, H key
+heads, E size of a head.
+"""
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e30  # finite, so that a row without any key gives no NaN
+
+
+class Layout(NamedTuple):
+  """Where each token stands and what it may attend to."""
+  positions: Int[Array, 'B T']
+  attend: Bool[Array, 'B T S']
+
+
+def kernel() -> str:
+  """Which implementation `attend` takes on this backend."""
+  return 'einsum' if jax.default_backend() == 'cpu' else 'xla'
+
+
+def attend(
+    query: Float[Array, 'B T G E'],
+    key: Float[Array, 'B S H E'],
+    value: Float[Array, 'B S H E'],
+    mask: Bool[Array, 'B T S'],
+) -> Float[Array, 'B T G E']:
+  """Attention of G query heads over H key heads, float32 softmax.
+
+  On CPU plain einsums: the backward pass of `jax.nn.dot_product_attention`
+  costs about three times as much there.
+  """
+  if kernel() == 'xla':
+    return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None])
+  b, t, g, e = query.shape
+  h = key.shape[2]
+  query = query.reshape(b, t, h, g // h, e)
+  scores = jnp.einsum('bthge,bshe->bhgts', query, key) / e**0.5
+  scores = jnp.where(mask[:, None, None], scores.astype(jnp.float32), MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  mixed = jnp.einsum('bhgts,bshe->bthge', weights, value)
+  return mixed.reshape(b, t, g, e)
+
+
+def lay_out(
+    tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
+) -> Layout:
+  """Positions within each document, and causal attention inside it."""
+  empty = jnp.full(tokens.shape, -1, jnp.int32)
+  layout, _ = extend(empty, jnp.zeros((), jnp.int32), tokens, pad_id, bos_id)
+  return layout
+
+
+def extend(
+    documents: Int[Array, 'B S'], index: Int[Array, ''],
+    tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
+) -> tuple[Layout, Int[Array, 'B S']]:
+  """Layout of tokens that are written from column `index` on."""
+  starts = (
+      jnp.zeros(tokens.shape, bool) if bos_id is None else tokens == bos_id)
+  current = jnp.maximum(jnp.max(documents, axis=1), 0)
+  own = current[:, None] + jnp.cumsum(starts, axis=1)
+  documents = jax.lax.dynamic_update_slice(
+      documents, jnp.where(tokens == pad_id, -1, own), (0, index))
+  at = index + jnp.arange(tokens.shape[1])
+  causal = jnp.arange(documents.shape[1])[None] <= at[:, None]
+  mask = causal[None] & (own[:, :, None] == documents[:, None])
+  return Layout(jnp.maximum(jnp.sum(mask, axis=2) - 1, 0), mask), documents
