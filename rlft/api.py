@@ -14,6 +14,7 @@ from rlft import (
     directory,
     episodes,
     healing,
+    inherit,
     report,
     study,
     tokenizer,
@@ -55,6 +56,7 @@ def start(
         f'{", ".join(overrides)} beside a ConfigDict: set the keys in it')
   else:
     door.validate(config)
+  inherit.fill(config)
   run_dir = Path(run_dir)
   is_study = 'stages' in config
   if is_study:

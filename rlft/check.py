@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from rlft import config as door
-from rlft import envs, observe, parts, tokenizer, train, weights
+from rlft import envs, observe, parts, presets, tokenizer, train, weights
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -142,13 +142,19 @@ def same_model(
   """A checkpoint whose config `made` has other words or another size."""
   for section in ('model', 'tokenizer'):
     own, other = config[section], made[section]
-    if section == 'model':  # a dtype is of the computation, not of the weights
-      own, other = ({k: v for k, v in x.items() if k != 'dtype'}
-                    for x in (own, other))
+    if section == 'model':
+      own, other = (of_weights(x) for x in (own, other))
     if own != other:
       raise ValueError(
           f'{name} was made with the {section} {tell(other)}, not with '
           f'{tell(own)}: {advice.format(section)}')
+
+
+def of_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+  """A model section without what does not decide the weights' shapes."""
+  found = {k: v for k, v in model.items() if k != 'dtype' and v}
+  shape = found.pop('shape', None) or presets.shape(found.pop('preset', ''))
+  return found | {'shape': ml_collections.ConfigDict(shape).to_dict()}
 
 
 def tell(section: Any) -> str:

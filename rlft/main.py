@@ -1,13 +1,15 @@
-"""The command `rlft`: run | eval | sample | compare | heal | report."""
+"""The command `rlft`: run, eval, sample, compare, heal, import, export, report.
+"""
 import contextlib
 import ctypes
-import math
 import os
 import shlex
 import signal
 import sys
 import threading
 from pathlib import Path
+
+from rlft import arguments
 
 USAGE = """usage: rlft COMMAND ...
 
@@ -28,15 +30,20 @@ USAGE = """usage: rlft COMMAND ...
       revert: all of the chosen matrices
       interpolate, noise: --amount=0.5 of the way
       low_rank: the update less its leading [--top=0.2]
+  rlft import HF_DIR --out=RUN_DIR
+      a model of Hugging Face's format as a run's step 0, RUN_DIR@0
+  rlft export RUN_DIR@STEP --out=HF_DIR [--like=HF_DIR]
+      and back: the files, dtypes and shards of what it was imported from
   rlft report STUDY_DIR
       report.html and summary.json from what a study wrote
 
 BEFORE and AFTER: directories of safetensors files, as Hugging Face has them,
-or RUN_DIR@STEP or asset:NAME.
+or RUN_DIR@STEP or asset:NAME. A config may start from init='hf:HF_DIR'.
 """
-COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'report')
+COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'import', 'export',
+            'report')
 MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
-SWITCHES = ('dry_run',)  # flags that mean true when they have no value
+WHOLE = ('heal', 'import', 'export')  # what they write, they write whole
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,60 +55,28 @@ def main(argv: list[str] | None = None) -> int:
   try:
     if argv[0] not in COMMANDS:
       raise ValueError(f'no command {argv[0]}; known: {", ".join(COMMANDS)}')
-    positional, flags, overrides = parse(argv[1:])
+    positional, flags, overrides = arguments.parse(argv[1:])
     return {
         'run': run, 'eval': evaluate, 'sample': sample, 'compare': compare,
-        'heal': heal, 'report': report}[argv[0]](positional, flags, overrides)
+        'heal': heal, 'import': take_in, 'export': give_out,
+        'report': report}[argv[0]](positional, flags, overrides)
   except (ValueError, OSError) as error:
     if os.environ.get('RLFT_TRACEBACK'):
       raise
     print(f'rlft: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    after = 'nothing is written' if argv[0] == 'heal' else (
+    after = 'nothing is written' if argv[0] in WHOLE else (
         'the same command goes on')
     print(f'rlft: interrupted; {after}', file=sys.stderr)
     return 130
-
-
-def parse(argv: list[str]) -> tuple[list[str], dict, dict]:
-  """Positional words, --flags and --config.key overrides."""
-  positional, flags, overrides = [], {}, {}
-  for word in argv:
-    if not word.startswith('--'):
-      positional.append(word)
-      continue
-    key, equals, value = word[2:].partition('=')
-    if not equals and key in SWITCHES:
-      value = 'true'
-    elif not equals:
-      raise ValueError(f'--{key} needs a value: --{key}=...')
-    where, name = (overrides, key.removeprefix('config.')) if (
-        key.startswith('config.')) else (flags, key)
-    if name in where:
-      raise ValueError(f'--{key} is given twice')
-    where[name] = value
-  return positional, flags, overrides
-
-
-def take(flags: dict, *names: str, need: tuple[str, ...] = ()) -> list:
-  """The values of the known flags; ValueError for others or missing ones."""
-  unknown = sorted(set(flags) - set(names))
-  if unknown:
-    raise ValueError(
-        f'no flag --{unknown[0]}; known: '
-        f'{", ".join("--" + n for n in names) or "none"}')
-  for name in need:
-    if not flags.get(name):
-      raise ValueError(f'--{name}=... is missing')
-  return [flags.get(name) for name in names]
 
 
 def run(positional, flags, overrides) -> int:
   """`rlft run`."""
   if positional:
     raise ValueError(f'run takes flags only, not {positional[0]!r}')
-  name, run_dir = take(
+  name, run_dir = arguments.take(
       flags, 'config', 'run_dir', need=('config', 'run_dir'))
   from rlft import api
   words = ['rlft', 'run', *(f'--{k}={v}' for k, v in flags.items()),
@@ -117,9 +92,9 @@ def evaluate(positional, flags, overrides) -> int:
   import rlft
   if len(positional) != 1:
     raise ValueError('eval takes one checkpoint: RUN_DIR@STEP or asset:NAME')
-  name, out = take(flags, 'config', 'out')
+  name, out = arguments.take(flags, 'config', 'out')
   if out:
-    writable(Path(out))
+    arguments.writable(Path(out))
   rows = rlft.scores(positional[0], config=name, **overrides)
   for row in rows:
     print(f'{row["eval"]:24s} {100 * row["success"]:6.2f} %  '
@@ -129,26 +104,19 @@ def evaluate(positional, flags, overrides) -> int:
   return 0
 
 
-def writable(file: Path) -> None:
-  """ValueError when a result could not be written there."""
-  if not file.parent.is_dir() or file.is_dir():
-    raise ValueError(
-        f'--out={file}: name a file in a directory that is there')
-  if not os.access(file if file.exists() else file.parent, os.W_OK):
-    raise ValueError(f'--out={file}: cannot write there; choose another file')
-
-
 def sample(positional, flags, overrides) -> int:
   """`rlft sample`."""
   import rlft
   if not positional or overrides:
     raise ValueError('sample takes a checkpoint, then prompts; no --config.*')
-  temperature, seed, tokens = take(
+  temperature, seed, tokens = arguments.take(
       flags, 'temperature', 'seed', 'max_new_tokens')
   talk = rlft.sampler(
-      positional[0], temperature=number('temperature', temperature, float, 0),
-      max_new_tokens=number('max_new_tokens', tokens, int, 20, least=1),
-      seed=number('seed', seed, int, 0))
+      positional[0],
+      temperature=arguments.number('temperature', temperature, float, 0),
+      max_new_tokens=arguments.number(
+          'max_new_tokens', tokens, int, 20, least=1),
+      seed=arguments.number('seed', seed, int, 0))
   prompts = positional[1:] or typed()
   for prompt in prompts:
     print(talk(prompt), flush=True)
@@ -160,14 +128,14 @@ def compare(positional, flags, overrides) -> int:
   save_memory()
   import rlft
   from rlft import comparison
-  before, after = two('compare', positional, overrides)
-  out, select, top, draws, seed = take(
+  before, after = arguments.two('compare', positional, overrides)
+  out, select, top, draws, seed = arguments.take(
       flags, 'out', 'select', 'top', 'draws', 'seed', need=('out',))
   found = rlft.compare(
       before, after, out=out, select=select,
-      top=number('top', top, float, 0.2),
-      draws=number('draws', draws, int, 4, least=1),
-      seed=number('seed', seed, int, 0))
+      top=arguments.number('top', top, float, 0.2),
+      draws=arguments.number('draws', draws, int, 4, least=1),
+      seed=arguments.number('seed', seed, int, 0))
   print(comparison.told(found), found['page'], sep='\n')
   return 0
 
@@ -177,18 +145,44 @@ def heal(positional, flags, overrides) -> int:
   save_memory()
   import rlft
   from rlft.healing import flags as words
-  before, after = two('heal', positional, overrides)
+  before, after = arguments.two('heal', positional, overrides)
   own = ('out', 'edit', 'select', 'seed', 'dry_run')
   options = {k: v for k, v in flags.items() if k not in own}
-  out, edit, select, seed, dry_run = take(
+  out, edit, select, seed, dry_run = arguments.take(
       {'edit': 'vectors', **{k: v for k, v in flags.items() if k in own}},
       *own, need=('out', 'edit'))
   with ending():
     found = rlft.heal(
         before, after, out, edit=edit, select=select,
-        seed=number('seed', seed, int, 0),
-        dry_run=truth('dry_run', dry_run), **words.parse(edit, options))
+        seed=arguments.number('seed', seed, int, 0),
+        dry_run=arguments.truth('dry_run', dry_run),
+        **words.parse(edit, options))
   print(words.told(found))
+  return 0
+
+
+def take_in(positional, flags, overrides) -> int:
+  """`rlft import`."""
+  from rlft import exchange
+  out, = arguments.take(flags, 'out', need=('out',))
+  if len(positional) != 1 or overrides:
+    raise ValueError('import takes one directory: rlft import HF_DIR --out=...')
+  with ending():
+    found = exchange.take(positional[0], out)
+  print(f'{found["checkpoint"]}: {found["parameters"]:,} parameters')
+  return 0
+
+
+def give_out(positional, flags, overrides) -> int:
+  """`rlft export`."""
+  from rlft import exchange
+  out, like = arguments.take(flags, 'out', 'like', need=('out',))
+  if len(positional) != 1 or overrides:
+    raise ValueError(
+        'export takes one checkpoint: rlft export RUN_DIR@STEP --out=...')
+  with ending():
+    found = exchange.give(positional[0], out, like=like)
+  print(f'{found["out"]}: {found["tensors"]} tensors, as {found["like"]}')
   return 0
 
 
@@ -221,32 +215,6 @@ def save_memory() -> None:
     allocator.mallopt(MMAP_THRESHOLD, 2**20)
 
 
-def two(name: str, positional: list[str], overrides: dict) -> list[str]:
-  """BEFORE and AFTER; ValueError when there are not two."""
-  if len(positional) != 2 or overrides:
-    raise ValueError(
-        f'{name} takes two checkpoints, BEFORE and AFTER, and no --config.*')
-  return positional
-
-
-def truth(name: str, text: str | None) -> bool:
-  """The value of a flag that is true or false; false without it."""
-  if text not in (None, 'true', 'false'):
-    raise ValueError(f'--{name}={text}: write true or false')
-  return text == 'true'
-
-
-def number(name: str, text: str | None, kind: type, default, *, least=0):
-  """The value of a flag; ValueError when it is no such number."""
-  try:
-    value = kind(default if text is None else text)
-  except ValueError:
-    value = math.nan
-  if not least <= value < math.inf:
-    raise ValueError(f'--{name}={text}: give a number from {least}')
-  return value
-
-
 def typed():
   """Prompts from standard input, one per line, until it ends."""
   while True:
@@ -261,7 +229,7 @@ def typed():
 def report(positional, flags, overrides) -> int:
   """`rlft report`."""
   import rlft
-  take(flags)
+  arguments.take(flags)
   if len(positional) != 1 or overrides:
     raise ValueError('report takes one study directory')
   print(rlft.write_report(positional[0]))

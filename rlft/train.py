@@ -124,7 +124,10 @@ def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
         weights.load(config.init)['policy'], like, config.init)
   else:
     found = family.initialise(model, steps.stream(key, 'init', 0))
-  params = jax.tree.map(jnp.array, {'policy': found})
+  # Copied only where the host has it: an update gives its buffers away.
+  params = jax.tree.map(
+      lambda x: x if isinstance(x, jax.Array) else jnp.array(x),
+      {'policy': found})
   if config.critic:
     params['critic'] = policy.make_critic(params['policy'])
   return model, params

@@ -1,4 +1,8 @@
-"""Where parameters come from: a shipped asset, or a checkpoint of a run."""
+"""Where parameters come from.
+
+`asset:NAME` is shipped, `RUN_DIR@STEP` a checkpoint of a run, `hf:DIR` a
+directory in the layout of Hugging Face.
+"""
 import hashlib
 import json
 import os
@@ -12,12 +16,15 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
+from rlft.hf import architecture, kept, reading
 from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 
+HF = 'hf:'
+
 
 def load(name: object) -> PyTree:
-  """Parameters {'policy': ...} of 'asset:NAME' or 'RUN_DIR@STEP'.
+  """Parameters {'policy': ...} of 'asset:NAME', 'hf:DIR' or 'RUN_DIR@STEP'.
 
   Raises ValueError for what is missing, truncated or not as its provenance
   file says.
@@ -25,6 +32,9 @@ def load(name: object) -> PyTree:
   name = spelled(name)
   if name.startswith('asset:'):
     return {'policy': load_asset(name.removeprefix('asset:'))}
+  if name.startswith(HF):
+    folder = name.removeprefix(HF)
+    return {'policy': reading.params(folder, reading.shapes(folder))}
   return checkpoint.load_params(name)
 
 
@@ -32,7 +42,8 @@ def spelled(name: object) -> str:
   """A checkpoint's name as a string; ValueError for what can be none."""
   if not isinstance(name, str | os.PathLike):
     raise ValueError(
-        f'{name!r} names no checkpoint: write RUN_DIR@STEP or asset:NAME')
+        f'{name!r} names no checkpoint: write RUN_DIR@STEP, asset:NAME or '
+        'hf:DIR')
   return str(name)
 
 
@@ -46,13 +57,17 @@ def fingerprints(name: str) -> dict[str, str]:
     with safetensors.safe_open(path, framework='np') as file:
       return trees.fingerprints(
           {k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-  return trees.fingerprints(checkpoint.load_params(name)['policy'])
+  return trees.fingerprints(load(name)['policy'])
 
 
 def verify(name: str) -> None:
   """ValueError when `load` would not find these parameters."""
   if name.startswith('asset:'):
     load_asset(name.removeprefix('asset:'))
+  elif name.startswith(HF):
+    folder = name.removeprefix(HF)
+    reading.plan(folder, {
+        k: x.shape for k, x in trees.named(reading.shapes(folder)).items()})
   else:
     checkpoint.find(name)
     config_of(name)
@@ -67,11 +82,38 @@ def config_of(name: object) -> dict[str, Any]:
   name = spelled(name)
   if name.startswith('asset:'):
     return provenance(name.removeprefix('asset:'))['config']
+  if name.startswith(HF):
+    shape = architecture.read(Path(name.removeprefix(HF))).shape
+    return {'tokenizer': name, 'model': dict(
+        name='transformer', preset='', dtype='float32', shape=shape)}
   run_dir, _ = checkpoint.split(name)
   config = checkpoint.run_config(run_dir)
+  own = run_dir / kept.FOLDER
+  if own.is_dir():  # it may have been moved since
+    config['tokenizer'] = f'{HF}{own}'
   return config | {
       key: located(config[key], run_dir) for key in ('init', 'base')
       if key in config}
+
+
+def origin(name: str) -> Path:
+  """The directory whose layout the weights of `name` go back to.
+
+  ValueError for a model that was not made from such a directory.
+  """
+  start = spelled(name)
+  while start:
+    if start.startswith(HF):
+      return Path(start.removeprefix(HF))
+    if start.startswith('asset:'):
+      break
+    run_dir, _ = checkpoint.split(start)
+    if (run_dir / kept.FOLDER).is_dir():
+      return run_dir / kept.FOLDER
+    start = config_of(start).get('init', '')
+  raise ValueError(
+      f'{name} does not go back to a Hugging Face directory: give one of the '
+      'same architecture, --like=HF_DIR')
 
 
 def located(name: str, run_dir: Path) -> str:
@@ -87,6 +129,8 @@ def step_of(name: str) -> int:
   """The step that these parameters were saved at."""
   if name.startswith('asset:'):
     return int(provenance(name.removeprefix('asset:'))['step'])
+  if name.startswith(HF):
+    return 0
   return checkpoint.resolve_step(name)
 
 

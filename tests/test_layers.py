@@ -12,14 +12,14 @@ LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
     ('train', 'evaluate', 'analyze', 'observe', 'comparison', 'healing',
-     'check', 'config', 'directory', 'inherit', 'startup'),
+     'check', 'config', 'directory', 'exchange', 'inherit', 'startup'),
     ('analyses',),
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
     ('objectives',),
     ('policy', 'episodes'),
     ('models', 'envs', 'rewards', 'curricula', 'decoding', 'transforms'),
-    ('ops', 'spectral', 'parts', 'presets', 'tokenizer'),
+    ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'arguments'),
     ('types',),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rlft import config, main
+from rlft import arguments, config
 
 ROOT = Path(__file__).parents[1]
 STARTS = ROOT / 'configs/general_points/rl_from_checkpoints.py'
@@ -25,7 +25,7 @@ def test_one_command_per_start_and_each_can_be_parsed():
   assert len(lines) == len(points) == len(set(lines))
   for line, point in zip(lines, points, strict=True):
     rlft, run, *rest = shlex.split(line)
-    _, flags, overrides = main.parse(rest)
+    _, flags, overrides = arguments.parse(rest)
     assert (rlft, run, overrides) == ('rlft', 'run', point)
     found = config.load(flags['config'], overrides)
     assert found.init == point['init']

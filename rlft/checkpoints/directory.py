@@ -8,7 +8,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -168,12 +168,18 @@ def _stream(
     with path.open('rb') as file:
       yield label, '', file.read(headers[label].size)
       for name, entry in headers[label].entries.items():
-        left = entry.stop - entry.start
-        while left:
-          data = file.read(min(CHUNK, left))
-          if not data:
-            raise ValueError(f'{path} became shorter while it was read')
-          left -= len(data)
+        for data in chunks(file, entry.stop - entry.start, path):
           yield label, name, data
-        if entry.stop == entry.start:
-          yield label, name, b''
+
+
+def chunks(
+    file: IO[bytes], left: int, path: pathlib.Path) -> Iterator[bytes]:
+  """The next `left` bytes of a file, or b'' where there are to be none."""
+  if not left:
+    yield b''
+  while left:
+    data = file.read(min(CHUNK, left))
+    if not data:
+      raise ValueError(f'{path} became shorter while it was read')
+    left -= len(data)
+    yield data

@@ -106,9 +106,15 @@ def _entry(name: str, entry: Any, begin: int, whole: int) -> Entry:
   start, stop = (begin + offset for offset in offsets)
   if not begin <= start <= stop <= whole:
     raise _Unsound(f'{name} ends at byte {stop} of {whole}')
-  if math.prod(shape) * BITS[dtype] != 8 * (stop - start):
+  found = Tensor(tuple(shape), dtype)
+  if bits_of(found) != 8 * (stop - start):
     raise _Unsound(f'{name} of shape {shape} has {stop - start} bytes')
-  return Entry(Tensor(tuple(shape), dtype), start, stop)
+  return Entry(found, start, stop)
+
+
+def bits_of(tensor: Tensor) -> int:
+  """How many bits its data are."""
+  return math.prod(tensor.shape) * BITS[tensor.dtype]
 
 
 def _counts(values: Any) -> bool:

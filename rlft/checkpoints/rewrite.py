@@ -1,9 +1,10 @@
 """Writes a checkpoint again with some tensors exchanged."""
+import contextlib
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
@@ -20,14 +21,33 @@ BESIDE = (
     'NOTICE*', 'additional_chat_templates/*.jinja')
 
 
-def beside(folder: pathlib.Path) -> pathlib.Path:
-  """A new temporary directory that can be renamed to `folder`."""
+@contextlib.contextmanager
+def whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A temporary directory beside `folder`, which it becomes at the end.
+
+  What fails on the way leaves nothing. ValueError where nothing can be written,
+  or where `folder` is there already.
+  """
+  refuse(folder)
   parent = next(p for p in folder.absolute().parents if p.exists())
-  if not parent.is_dir() or not os.access(parent, os.W_OK):
-    raise ValueError(f'cannot write in {parent}: choose another --out')
   made = parent / f'.{folder.name}.unfinished-{os.getpid()}'
-  made.mkdir()
-  return made
+  try:
+    made.mkdir()
+  except OSError as error:
+    raise ValueError(f'cannot write in {parent} ({error.strerror}): choose '
+                     'another --out') from error
+  try:
+    yield made
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(made, folder)
+  finally:
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def refuse(folder: pathlib.Path) -> None:
+  """ValueError when there is something already."""
+  if folder.exists() or folder.is_symlink():
+    raise ValueError(f'{folder} is there already: choose another --out')
 
 
 def directory(
@@ -39,10 +59,7 @@ def directory(
   `changed` gives the arrays, in storage layout, that make up one tensor.
   """
   source = pathlib.Path(found.name)
-  for path in _files(source):
-    target = folder / path.relative_to(source)
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(path, target)
+  copy_beside(source, folder)
   done, file, label = set(), None, ''
   try:
     for where, name, data in found.stream():
@@ -59,6 +76,14 @@ def directory(
     _close(file)
   for label in found.files:  # what was written is read as anyone would
     header.read(folder / label)
+
+
+def copy_beside(source: pathlib.Path, folder: pathlib.Path) -> None:
+  """Copies what belongs to a model beside its weights."""
+  for path in _files(source):
+    target = folder / path.relative_to(source)
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(path, target)
 
 
 def _files(source: pathlib.Path) -> list[pathlib.Path]:

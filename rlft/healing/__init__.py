@@ -6,9 +6,7 @@ the end, so that there is either all of it or nothing.
 """
 import json
 import math
-import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,8 +42,7 @@ def run(
   no sense.
   """
   folder = pathlib.Path(out)
-  if folder.exists() or folder.is_symlink():
-    raise ValueError(f'{folder} is there already: choose another --out')
+  rewrite.refuse(folder)
   one, other = checkpoints.open(before), checkpoints.open(after)
   pairs.same(one, other)
   plan = plans.make(one, other, {'kind': edit, **options}, select, seed)
@@ -59,18 +56,13 @@ def run(
     progress.say(f'warning: {left_out}')
   if dry_run:
     return {**found, 'tensors': plans.listed(plan)}
-  temporary = rewrite.beside(folder)
-  try:
+  with rewrite.whole(folder) as temporary:
     rows = _written(plan, temporary)
     found |= {'tensors': rows, 'rounding': rounding(rows)}
     if rows and not found['rounding']['edit_norm']:
       progress.say('warning: this edit changes nothing: are before and after '
                    'the same?')
     (temporary / 'heal.json').write_text(json.dumps(found, indent=1) + '\n')
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(temporary, folder)
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
   return found
 
 

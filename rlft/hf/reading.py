@@ -15,9 +15,18 @@ from jaxtyping import Array, PyTree, Shaped
 from rlft.checkpoints import directory, tensor
 from rlft.checkpoints.tensor import DTYPES, Checkpoint
 from rlft.hf import architecture, names
+from rlft.models import transformer
 from rlft.ops import trees
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def shapes(folder: str | pathlib.Path) -> PyTree:
+  """The parameters that a directory's config asks for, as shapes."""
+  made = architecture.read(pathlib.Path(folder)).shape
+  model = transformer.make(vocabulary=made['vocabulary'], shape=made)
+  return jax.eval_shape(
+      lambda key: transformer.initialise(model, key), jax.random.key(0))
 
 
 def plan(
@@ -40,16 +49,16 @@ def params(
   `shardings` is a tree as `like`; without it everything goes to one device.
   ValueError names a tensor that holds NaN or infinity.
   """
-  shapes = {path: x.shape for path, x in trees.named(like).items()}
-  checkpoint, where = plan(folder, shapes)
+  wanted = {path: x.shape for path, x in trees.named(like).items()}
+  checkpoint, where = plan(folder, wanted)
   if where.twin:
     _same(checkpoint, where)
   one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  laid = dict.fromkeys(shapes, one) if shardings is None else (
+  laid = dict.fromkeys(wanted, one) if shardings is None else (
       trees.named(shardings))
   made = [
       _parameter(checkpoint, where.parameters[path], shape, laid[path])
-      for path, shape in shapes.items()]
+      for path, shape in wanted.items()]
   return jax.tree.unflatten(jax.tree.structure(like), made)
 
 
