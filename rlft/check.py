@@ -142,26 +142,27 @@ def same_model(
   """A checkpoint whose config `made` has other words or another size."""
   for section in ('model', 'tokenizer'):
     own, other = config[section], made[section]
-    if section == 'model':
-      own, other = (of_weights(x) for x in (own, other))
-    if own != other:
+    # A dtype is of the computation, not of the weights.
+    same = own == other if section == 'tokenizer' else (
+        weights_of(own) == weights_of(other))
+    if not same:
       raise ValueError(
           f'{name} was made with the {section} {tell(other)}, not with '
           f'{tell(own)}: {advice.format(section)}')
 
 
-def of_weights(model: Mapping[str, Any]) -> dict[str, Any]:
-  """A model section without what does not decide the weights' shapes."""
-  found = {k: v for k, v in model.items() if k != 'dtype' and v}
-  shape = found.pop('shape', None) or presets.shape(found.pop('preset', ''))
-  return found | {'shape': ml_collections.ConfigDict(shape).to_dict()}
+def weights_of(model: Any) -> tuple[str, dict[str, Any]]:
+  """The family and the shape of a model section, whichever way it is said."""
+  shape = model.get('shape') or presets.shape(model['preset'])
+  return model['name'], ml_collections.ConfigDict(shape).to_dict()
 
 
 def tell(section: Any) -> str:
   """A section of a config on one line."""
   if isinstance(section, str):
     return section
-  return ', '.join(f'{k}={v!r}' for k, v in section.items())
+  return ', '.join(
+      f'{k}={v!r}' for k, v in dict(section).items() if v and k != 'dtype')
 
 
 def rehearse(loss: Callable, advantages: Callable | None) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from rlft import config as door
 from rlft import tokenizer, weights
 from rlft.checkpoints import rewrite
-from rlft.hf import kept, reading, writing
+from rlft.hf import architecture, kept, reading, writing
 from rlft.ops import trees
 from rlft.training import checkpoint
 
@@ -29,13 +29,13 @@ def take(source: str | pathlib.Path, out: str | pathlib.Path) -> dict[str, Any]:
     like = reading.shapes(source)
     shapes = {path: x.shape for path, x in trees.named(like).items()}
     found, where = reading.plan(source, shapes)
-    kept.keep(found, where.others, folder / kept.FOLDER)
+    kept.keep(found, where.others, folder / architecture.KEPT)
     params = reading.params(source, like)
     checkpoint.save_params(folder, 0, {'policy': params})
     config = door.skeleton()
     config.update(about)
     config.init = name
-    config.tokenizer = f'{weights.HF}{out / kept.FOLDER}'
+    config.tokenizer = f'{weights.HF}{out / architecture.KEPT}'
     (folder / 'config.json').write_text(door.to_json(config))
   return {'checkpoint': f'{out}@0', 'parameters': sum(
       x.size for x in trees.named(like).values())}

@@ -16,7 +16,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
-from rlft.hf import architecture, kept, reading
+from rlft.hf import architecture, reading
 from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 
@@ -88,7 +88,7 @@ def config_of(name: object) -> dict[str, Any]:
         name='transformer', preset='', dtype='float32', shape=shape)}
   run_dir, _ = checkpoint.split(name)
   config = checkpoint.run_config(run_dir)
-  own = run_dir / kept.FOLDER
+  own = run_dir / architecture.KEPT
   if own.is_dir():  # it may have been moved since
     config['tokenizer'] = f'{HF}{own}'
   return config | {
@@ -108,8 +108,8 @@ def origin(name: str) -> Path:
     if start.startswith('asset:'):
       break
     run_dir, _ = checkpoint.split(start)
-    if (run_dir / kept.FOLDER).is_dir():
-      return run_dir / kept.FOLDER
+    if (run_dir / architecture.KEPT).is_dir():
+      return run_dir / architecture.KEPT
     start = config_of(start).get('init', '')
   raise ValueError(
       f'{name} does not go back to a Hugging Face directory: give one of the '

@@ -15,7 +15,7 @@ from typing import Any
 from rlft.checkpoints import directory, header, rewrite
 from rlft.checkpoints.tensor import Checkpoint, Tensor
 
-FOLDER, LAYOUT, OTHERS = 'huggingface', 'layout', 'others.safetensors'
+LAYOUT, OTHERS = 'layout', 'others.safetensors'
 LENGTH = 8  # bytes that say how long a header is
 
 

@@ -34,6 +34,7 @@ LAYERS, POINTS, RUNS, PUBLISHED_POINTS = 2, 20, 3, 2
 SHAPES = {'query': (896, 896), 'key': (896, 128), 'value': (896, 128),
           'out': (896, 896), 'gate': (896, 4864), 'up': (896, 4864),
           'down': (4864, 896)}
+SINGLE = .25  # of the directions, where one point is meant
 TOPS = [(i + 1) / POINTS for i in range(POINTS)]
 
 
@@ -138,11 +139,16 @@ def sweeps() -> None:
   print(f'published way, {way[0]}, {PUBLISHED_POINTS} of {POINTS} points: '
         f'{told(part)}; {POINTS} points: CPU {theirs:.1f} s')
   for polar in (False, True):
+    single, _ = timed(
+        lambda polar=polar: sweep(before, after, [SINGLE], polar))
     times, first = timed(
         lambda polar=polar: sweep(before, after, TOPS, polar))
-    ours = median(times)
-    print(f'{POINTS}-point sweep, {"with" if polar else "without"} polar '
-          f'correction: {told(times)}; {ours / one:.2f} x one point; the '
+    ours, point = median(times), median(single)
+    kind = f'{"with" if polar else "without"} polar correction'
+    print(f'sweep of the one point top={SINGLE}, {kind}: {told(single)}')
+    print(f'{POINTS}-point sweep, {kind}: {told(times)}; '
+          f'{ours / point:.2f} x a sweep of one point, {ours / one:.2f} x two '
+          'decompositions and a composition; the '
           f'published way takes {theirs / ours:.1f} x the CPU time '
           f'({theirs / first:.1f} x the first run with its compilation, '
           f'{first:.1f} s)')
