@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rlft.ops import rope
 
 CONFIG = 'config.json'
-KEPT = 'huggingface'  # what a run keeps of the directory it comes from, see kept
+KEPT = 'huggingface'  # of the directory that a run comes from, see kept
 FAMILIES = ('llama', 'qwen2', 'qwen3', 'mllama')
 LARGEST = 10_000_000  # bytes of a config.json
 IMAGE_TOKENS = 8  # rows of Mllama's embedding beyond its vocabulary
