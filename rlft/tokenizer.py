@@ -59,7 +59,7 @@ def characters(alphabet: str) -> tokenizers.Tokenizer:
   return built
 
 
-def load(name: str, variables: Mapping[str, Any] | None = None) -> Tokenizer:
+def load(name: str, /, **variables: Any) -> Tokenizer:
   """`asset:NAME` (shipped), `hf:DIR` or the path of a `tokenizer.json`.
 
   An asset is a file of words or a directory with a chat template. `variables`
@@ -73,7 +73,7 @@ def load(name: str, variables: Mapping[str, Any] | None = None) -> Tokenizer:
     if not path.is_dir():
       path = ASSETS / f'{path.name}.tokenizer.json'
   if name.startswith('hf:') or (name.startswith('asset:') and path.is_dir()):
-    return from_chat(path, variables or {})
+    return from_chat(path, variables)
   if variables:
     raise ValueError(
         f'nothing reads the section chat: {path} has no chat template')

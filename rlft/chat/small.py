@@ -20,9 +20,10 @@ FACES = ((10, 10, 10), (11, 12, 13))
 MERGES = 512
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA3 = ('<|begin_of_text|>', '<|end_of_text|>', '<|reserved_special_token_0|>',
-          '<|finetune_right_pad_id|>', '<|start_header_id|>',
-          '<|end_header_id|>', '<|eom_id|>', '<|eot_id|>', '<|python_tag|>')
+LLAMA3 = ('<|begin_of_text|>', '<|end_of_text|>',
+          '<|reserved_special_token_0|>', '<|finetune_right_pad_id|>',
+          '<|start_header_id|>', '<|end_header_id|>', '<|eom_id|>',
+          '<|eot_id|>', '<|python_tag|>')
 QWEN2 = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
 QWEN2_PLAIN = ('<tool_call>', '</tool_call>', '<|fim_pad|>')  # not special
 
