@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 Message = Mapping[str, Any]  # role, content and, with tools, tool_calls
 DATE = '26 Jul 2024'  # what a template is told is today
 GIVEN = ('messages', 'tools', 'documents', 'add_generation_prompt',
-         'bos_token', 'eos_token', 'pad_token', 'strftime_now')
+         'bos_token', 'eos_token', 'pad_token')
 PROMPT, REPLY = 'promptsplaceholder', 'replysplaceholder'  # nothing to trim
 
 
@@ -41,9 +41,10 @@ def bind(
 ) -> Callable[..., str]:
   """text(messages, tools=None, generate=False) of a transformers tokenizer.
 
-  Today is `date_string` ('26 Jul 2024' by default), whatever the clock says.
-  ValueError for a variable that the template does not read, or that follows
-  from the messages; and, when called, for messages that it refuses.
+  Today is `date_string`, DATE by default, whatever the clock says. ValueError
+  for a template that asks the clock alone, for a variable that it does not
+  read or that follows from the messages, and, when called, for messages that
+  it refuses.
   """
   source = source_of(chat)
   for name in variables:
@@ -54,13 +55,16 @@ def bind(
       raise ValueError(
           f'config.chat.{name}: the chat template of {place} reads no such '
           'variable; leave it out')
+  if 'strftime_now' in source and 'date_string' not in source:
+    raise ValueError(
+        f'the chat template of {place} asks the clock (strftime_now) and reads '
+        'no date_string: prompts would change from day to day; write the day')
   given = {'date_string': DATE, **variables}
   try:
-    today = datetime.datetime.strptime(given['date_string'], '%d %b %Y')
+    datetime.datetime.strptime(given['date_string'], '%d %b %Y')
   except (TypeError, ValueError) as error:
     raise ValueError(f'config.chat.date_string is {given["date_string"]!r}: '
                      f'write a day as {DATE!r}') from error
-  given['strftime_now'] = today.strftime
 
   def text(messages, tools=None, generate=False):
     try:
@@ -98,14 +102,14 @@ def end_of_turn(text: Callable, encode: Callable, chat: Any, place: str) -> int:
         f'the chat template of {place} does not go on from its generation '
         "prompt with an assistant's content: a mask would count the wrong "
         'tokens')
-  special = set(chat.all_special_ids)
-  if special & set(encode(whole[len(before):at])):
+  added = chat.added_tokens_decoder
+  header = encode(whole[len(before):at])  # or the template's own thoughts
+  if any(token in added and added[token].special for token in header):
     raise ValueError(
         f'the chat template of {place} does not read add_generation_prompt: a '
         "completion would begin with the assistant's header")
   after = whole[at + len(REPLY):]
   first = encode(after)[:1]
-  added = chat.added_tokens_decoder
   if not first or first[0] not in added or not after.startswith(
       added[first[0]].content):
     raise ValueError(
