@@ -14,13 +14,15 @@ setuptools.setup(
     python_requires='>=3.11',
     packages=setuptools.find_packages(include=['rlft', 'rlft.*']),
     package_data={'rlft': [
-        'assets/*', 'report/*.html', 'report/*.css', 'report/*.js']},
+        'assets/*', 'assets/*/*',
+        'report/*.html', 'report/*.css', 'report/*.js']},
     install_requires=[
         'jax>=0.10,<0.12',
         'flax>=0.12,<0.14',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12',
         'transformers>=5.0',  # tokenizers and configs only
+        'jinja2>=3.1.6',  # transformers renders chat templates with it
         'tokenizers>=0.22',  # the shipped vocabulary is one of its files
         'numpy>=2.0',
         'ml-collections>=1.1',

@@ -43,7 +43,7 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
 
 def sweep(config, path: Path, edits) -> None:
   """Evaluates each edited model that has no row yet."""
-  words = tokenizer.load(config.tokenizer)
+  words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   _, model = train.build_model(config.model, words)
   evaluations = train.build_evaluations(config, model, words)
   metrics.truncate(path, 0)

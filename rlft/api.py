@@ -98,7 +98,7 @@ def open_checkpoint(
     checkpoint: str) -> tuple[tokenizer.Tokenizer, Any, dict]:
   """Tokenizer, model and {'policy': ...} of a checkpoint."""
   section = door.from_dict(weights.config_of(checkpoint))
-  words = tokenizer.load(section.tokenizer)
+  words = tokenizer.load(section.tokenizer, **section.get('chat', {}))
   family, model = train.build_model(section.model, words)
   like = jax.eval_shape(
       lambda key: family.initialise(model, key), jax.random.key(0))
@@ -124,15 +124,14 @@ def sampler(
   keys = iter(range(2**31))
 
   def talk(prompt: str) -> str:
-    context = [words.bos, *words.encode(prompt)]
-    if len(context) == 1:
+    if not words.encode(prompt):
       raise ValueError('the prompt is empty: give some words')
     unknown = words.unknown(prompt)
     if unknown:
       progress.say(f'rlft: the model has no token for {" ".join(unknown)}: '
                    'read as <unk>')
     key = jax.random.fold_in(jax.random.key(seed), next(keys))
-    new, _ = complete(params, [context], key[None])
+    new, _ = complete(params, [words.opening(prompt)], key[None])
     return words.decode(new[0])
 
   return talk

@@ -14,7 +14,16 @@ import ml_collections
 import numpy as np
 
 from rlft import config as door
-from rlft import envs, observe, parts, presets, tokenizer, train, weights
+from rlft import (
+    envs,
+    episodes,
+    observe,
+    parts,
+    presets,
+    tokenizer,
+    train,
+    weights,
+)
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -28,7 +37,7 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
       same_model(config, name, made_with(name, known or {}))
   train.marks(config.evaluate, config.num_steps)
   train.marks(config.checkpoint, config.num_steps)
-  words = tokenizer.load(config.tokenizer)
+  words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   family, model = train.build_model(config.model, words)
   shapes = jax.eval_shape(
       lambda k: family.initialise(model, k), jax.random.key(0))
@@ -47,7 +56,17 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   if not train.is_online(config):
     source.next(source.init(), None, {}, jax.random.key(0))
   elif config.env:
-    envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
+    task = envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
+    room(len(words.opening(task.prompt)), section)
+
+
+def room(prompt: int, section: ml_collections.ConfigDict) -> None:
+  """That a prompt of so many tokens leaves room for a completion."""
+  width, length = episodes.width_of(prompt), section.get('length')
+  if length is not None and width >= length:
+    raise ValueError(
+        f'experience.length is {length}, but a prompt of {prompt} tokens '
+        f'alone takes {width}: raise it')
 
 
 def objective(config: ml_collections.ConfigDict) -> None:
@@ -88,7 +107,7 @@ def analysis(
     return
   for role in where:
     same_model(config, where[role], made[role])
-  words = tokenizer.load(config.tokenizer)
+  words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   family, model = train.build_model(config.model, words)
   like = jax.eval_shape(
       lambda k: family.initialise(model, k), jax.random.key(0))

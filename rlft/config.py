@@ -16,7 +16,8 @@ EMPTY = ml_collections.ConfigDict
 STUDY = ('name', 'stages', 'order')
 STAGE = ('role', 'seed', 'from_step', 'config')
 TABLE = ('analysis', 'checkpoints')  # an analysis that makes a table
-SWEEP = (*TABLE, 'tokenizer', 'model', 'init', 'base', 'evals')  # and edits
+SWEEP = (  # and one that makes edits
+    *TABLE, 'tokenizer', 'chat', 'model', 'init', 'base', 'evals')
 
 
 def skeleton() -> ml_collections.ConfigDict:
@@ -26,7 +27,8 @@ def skeleton() -> ml_collections.ConfigDict:
       num_steps=0,  # batches of experience: updates in RL
       init='',  # 'asset:NAME', 'RUN_DIR@STEP', or '' for fresh parameters
       base='',  # what kl_to_base is measured from; '' is init
-      tokenizer='asset:points24',
+      tokenizer='asset:points24',  # or 'hf:DIR', a model's own
+      chat=EMPTY(),  # what its chat template is told: date_string, ...
       critic=False,  # a separate value model beside the policy
       # a preset, or the fields of a shape; neither: as the model of init
       model=dict(name='transformer', preset='nano', dtype='float32',

@@ -37,11 +37,11 @@ def transcript(
 
   Only the answer counts in the mask: nobody should learn the failures.
   """
-  tokens = [tokenizer.bos, *tokenizer.encode(task.prompt)]
+  tokens = [*tokenizer.opening(task.prompt)]
   for completion, feedback in tries:
-    tokens += [*tokenizer.encode(completion), tokenizer.end,
-               *tokenizer.encode(feedback)]
-  last = [*tokenizer.encode(answer), tokenizer.end]
+    tokens += [*tokenizer.completion(completion),
+               *tokenizer.between(feedback)]
+  last = tokenizer.completion(answer)
   return tokens + last, [False] * len(tokens) + [True] * len(last)
 
 
@@ -98,13 +98,14 @@ def play(
 ) -> list[Episode]:
   """Plays every task for up to `tries` turns with the verifier's feedback.
 
-  Sample i of turn t uses fold_in(fold_in(key, i), t).
+  Sample i of turn t uses fold_in(fold_in(key, i), t). A chat's turn that met
+  no stop is closed before the feedback; the policy did not write that token.
   """
   row_keys = jax.vmap(jax.random.fold_in, (None, 0))(
       key, jnp.arange(len(tasks)))
   episodes = []
   for task in tasks:
-    prompt = [tokenizer.bos, *tokenizer.encode(task.prompt)]
+    prompt = tokenizer.opening(task.prompt)
     n = len(prompt)
     episodes.append(Episode(
         task, prompt, [False] * n, [-1] * n, [0.0] * n, [0.0] * n, [], []))
@@ -120,7 +121,9 @@ def play(
     for i, tokens, log_p in zip(active, new, scores, strict=True):
       reply = _answer(episodes[i], tokens, log_p, respond, tokenizer, turn)
       if not reply.done and turn + 1 < tries:
-        _append(episodes[i], tokenizer.encode(reply.observation))
+        if tokens[-1] not in tokenizer.stops:
+          _append(episodes[i], tokenizer.cut)
+        _append(episodes[i], tokenizer.between(reply.observation))
         still.append(i)
     active = still
   return episodes
@@ -161,6 +164,7 @@ def pack(
     if at < 0 or at + len(row) > length:
       raise ValueError(
           f'a transcript of {len(row)} tokens does not fit in {length}: raise '
-          'the length of the experience section')
+          'the length of the experience section'
+          f'{f" to {at + len(row)} or more" if at > 0 else ""}')
     packed[i, at:at + len(row)] = row
   return packed

@@ -165,7 +165,8 @@ def oracle(world, tasks, tokenizer, model, rows) -> Callable:
   for task in tasks:
     answer = world.demonstrate(task)
     tokens, mask = episodes.transcript(tokenizer, task, (), answer)
-    head = len(tokenizer.encode(answer.partition(':')[0]))
+    # completion() also gives its end; a template may trim the answer's start
+    head = len(tokenizer.completion(stated(answer))) - 1
     start = mask.index(True)
     number = [start <= i < start + head for i in range(len(tokens))]
     pairs.append((tokens, mask, number))
@@ -191,6 +192,12 @@ def oracle(world, tasks, tokenizer, model, rows) -> Callable:
   return run
 
 
+def stated(answer: str) -> str:
+  """An oracle's answer up to its formula: the numbers that it states."""
+  head, formula, _ = answer.partition('"formula"')
+  return head if formula else answer.partition(':')[0]
+
+
 def divergence(
     model, tokenizer, world, tasks, base_params, max_new_tokens, rows
 ) -> Callable:
@@ -200,7 +207,7 @@ def divergence(
       max_new_tokens=max_new_tokens, temperature=1.0,
       rows=rows)
   length = episodes.width_of(max(
-      len(tokenizer.encode(t.prompt)) + 1 + max_new_tokens for t in tasks))
+      len(tokenizer.opening(t.prompt)) + max_new_tokens for t in tasks))
 
   score = comparer(model)
 

@@ -1,25 +1,40 @@
-"""Text to tokens and back, behind two functions and three special tokens."""
+"""Text to tokens and back: words, characters, or a model's own chat format."""
+import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
+
+from rlft import chat
+from rlft.chat import template
 
 ASSETS = Path(__file__).parent / 'assets'
 SPECIAL = ('<pad>', '<s>', '</s>', '<unk>')
 
 
 class Tokenizer(NamedTuple):
-  """`encode` adds no special tokens; `decode` drops them."""
+  """`encode` adds no special tokens; `decode` drops them.
+
+  A conversation is opening(prompt), completion, between(feedback), completion,
+  and so on: a demonstration's completions are `completion(text)`, a policy's
+  are the tokens that it sampled.
+  """
   encode: Callable[[str], list[int]]
   decode: Callable[[list[int]], str]
   unknown: Callable[[str], list[str]]  # the words of a text without a token
-  vocabulary: int
-  pad: int
-  bos: int
-  end: int
-  digest: str  # sha256 of the file: what a checkpoint was trained with
+  vocabulary: int  # logits of the model
+  pad: int  # in no row but as padding
+  bos: int | None  # where a document begins; None: a row holds one document
+  end: int  # what a demonstration is closed with
+  digest: str  # sha256 of the files: what a checkpoint was trained with
+  stops: tuple[int, ...]  # every token that ends a completion
+  opening: Callable[[str], list[int]]  # prompt -> up to the completion
+  completion: Callable[[str], list[int]]  # a demonstration, `end` included
+  between: Callable[[str], list[int]]  # feedback -> from stop to completion
+  cut: tuple[int, ...]  # closes a completion that met no stop, uncounted
+  render: Callable[..., template.Rendered] | None  # (messages, tools=None)
 
 
 def words(vocabulary: list[str]) -> tokenizers.Tokenizer:
@@ -44,15 +59,29 @@ def characters(alphabet: str) -> tokenizers.Tokenizer:
   return built
 
 
-def load(name: str) -> Tokenizer:
-  """`asset:NAME` (shipped) or the path of a `tokenizer.json`.
+def load(name: str, /, **variables: Any) -> Tokenizer:
+  """`asset:NAME` (shipped), `hf:DIR` or the path of a `tokenizer.json`.
 
-  Raises ValueError when the file is missing, is no tokenizer or lacks one of
-  the special tokens.
+  An asset is a file of words or a directory with a chat template. `variables`
+  are what the template is told beside the messages (config.chat), such as
+  `date_string`. Raises ValueError when a file is missing, is no tokenizer or
+  lacks what is needed.
   """
-  path = Path(name)
+  path = Path(name.removeprefix('hf:'))
   if name.startswith('asset:'):
-    path = ASSETS / f'{name.removeprefix("asset:")}.tokenizer.json'
+    path = ASSETS / name.removeprefix('asset:')
+    if not path.is_dir():
+      path = ASSETS / f'{path.name}.tokenizer.json'
+  if name.startswith('hf:') or (name.startswith('asset:') and path.is_dir()):
+    return from_chat(path, variables)
+  if variables:
+    raise ValueError(
+        f'nothing reads the section chat: {path} has no chat template')
+  return from_file(path)
+
+
+def from_file(path: Path) -> Tokenizer:
+  """A `tokenizer.json` with the four special tokens and no template."""
   if not path.is_file():
     raise ValueError(f'no tokenizer at {path}')
   content = path.read_bytes()
@@ -78,7 +107,24 @@ def load(name: str) -> Tokenizer:
 
   return Tokenizer(
       encode, decode, unknown, built.get_vocab_size(), pad, bos, end,
-      hashlib.sha256(content).hexdigest())
+      hashlib.sha256(content).hexdigest(), stops=(end,),
+      opening=lambda prompt: [bos, *encode(prompt)],
+      completion=lambda text: [*encode(text), end],
+      between=encode, cut=(), render=None)
+
+
+def from_chat(folder: Path, variables: Mapping[str, Any]) -> Tokenizer:
+  """A Hugging Face directory: prompts and feedback are turns of the user."""
+  found = chat.load(folder, variables)
+  written = found.template
+  end = written.ends[found.stops.index(found.end)]
+  return Tokenizer(
+      found.encode, found.decode, found.unknown, found.vocabulary, found.pad,
+      None, found.end, found.digest, stops=found.stops,
+      opening=functools.partial(template.opening, written),
+      completion=functools.partial(template.completion, written),
+      between=functools.partial(template.between, written, end),
+      cut=(found.end,), render=functools.partial(template.render, written))
 
 
 POINTS24 = [

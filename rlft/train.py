@@ -41,7 +41,7 @@ class Job(NamedTuple):
 
 def build(config: ml_collections.ConfigDict) -> Job:
   """Binds every section; raises ValueError on what does not fit together."""
-  words = tokenizer.load(config.tokenizer)
+  words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   model, params = build_params(config, words)
   update, tx, probe = build_update(config, model)
   source = build_source(config, model, words, jax.tree.map(

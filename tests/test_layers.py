@@ -19,7 +19,7 @@ LAYERS = (
     ('objectives',),
     ('policy', 'episodes'),
     ('models', 'envs', 'rewards', 'curricula', 'decoding', 'transforms'),
-    ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'arguments'),
+    ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments'),
     ('types',),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}

@@ -71,6 +71,6 @@ def get_config(variant: str = '') -> ConfigDict:
   return ConfigDict(dict(
       analysis=dict(name='restoration', sweep=sweep, seed=0),
       checkpoints=dict(before='runs/sft@0', after='runs/sft@300'),
-      tokenizer=config.tokenizer, model=config.model,
+      tokenizer=config.tokenizer, chat=config.chat, model=config.model,
       init='', base='',
       evals=pretrain.panel(n, **(dict(rows=64) if n == 64 else {}))))

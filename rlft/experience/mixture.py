@@ -1,7 +1,8 @@
 """Demonstrations of several skills, packed several to a row.
 
 A document begins with the begin token; attention and positions never cross it
-(`models/transformer.py`), so packing changes nothing but the padding.
+(`models/transformer.py`), so packing changes nothing but the padding. Those of
+a tokenizer without one (`bos` is None) have a row each.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -55,7 +56,8 @@ def make(
         raise ValueError(
             f'a document of {len(tokens)} tokens does not fit in {length}: '
             'raise experience.length')
-      if len(token_rows[row]) + len(tokens) > length:
+      alone = tokenizer.bos is None and token_rows[row]
+      if alone or len(token_rows[row]) + len(tokens) > length:
         row += 1
         if row == rows:
           break

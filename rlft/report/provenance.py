@@ -60,7 +60,7 @@ def parameters(config: dict[str, Any]) -> int | None:
   try:
     family, model = train.build_model(
         ml_collections.ConfigDict(config['model']),
-        tokenizer.load(config['tokenizer']))
+        tokenizer.load(config['tokenizer'], **config.get('chat', {})))
   except (ValueError, KeyError, AttributeError, OSError):
     return None
   shapes = jax.eval_shape(
