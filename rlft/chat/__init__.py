@@ -5,7 +5,7 @@ say; no family is known by name here.
 """
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ SPARE = re.compile('reserved|unused')
 class Chat(NamedTuple):
   """A chat tokenizer, as functions and numbers."""
   encode: Callable[[str], list[int]]
-  decode: Callable[[Sequence[int]], str]
+  decode: Callable[[Iterable[int]], str]
   unknown: Callable[[str], list[str]]
   vocabulary: int  # logits of the model
   pad: int
@@ -57,7 +57,7 @@ def load(folder: Path, variables: Mapping[str, Any]) -> Chat:
       files.digest(folder, logits, sorted(stops), pad))
 
 
-def decode(chat: Any, stops: frozenset[int], tokens: Sequence[int]) -> str:
+def decode(chat: Any, stops: frozenset[int], tokens: Iterable[int]) -> str:
   """Text as it was sampled, without stops and special tokens."""
   return chat.decode(
       [int(t) for t in tokens if int(t) not in stops],
