@@ -41,6 +41,7 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
   train.build_evaluations(config, model, words, base={})
+  decoding(config)
   for analysis in train.build_analyses(config):
     observe.rehearse(analysis, shapes)
   objective(config)
@@ -48,6 +49,16 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
     source.next(source.init(), None, {}, jax.random.key(0))
   elif config.env:
     envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
+
+
+def decoding(config: ml_collections.ConfigDict) -> None:
+  """That something samples under the section of this name."""
+  if config.decoding and not train.is_online(config) and not any(
+      'decoding' not in e and e.get('temperature', 0.0) > 0
+      for e in config.evals.values()):
+    raise ValueError(
+        'nothing reads config.decoding: there are no rollouts, and every '
+        'evaluation is greedy or has its own; leave it empty')
 
 
 def objective(config: ml_collections.ConfigDict) -> None:

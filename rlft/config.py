@@ -16,7 +16,8 @@ EMPTY = ml_collections.ConfigDict
 STUDY = ('name', 'stages', 'order')
 STAGE = ('role', 'seed', 'from_step', 'config')
 TABLE = ('analysis', 'checkpoints')  # an analysis that makes a table
-SWEEP = (*TABLE, 'tokenizer', 'model', 'init', 'base', 'evals')  # and edits
+SWEEP = (*TABLE, 'tokenizer', 'model', 'init', 'base', 'evals',  # and edits
+         'decoding')
 
 
 def skeleton() -> ml_collections.ConfigDict:
@@ -32,6 +33,7 @@ def skeleton() -> ml_collections.ConfigDict:
       env=EMPTY(),
       evals=EMPTY(),
       experience=EMPTY(),
+      decoding=EMPTY(),  # the rule that samples are drawn under; empty: none
       objective=EMPTY(),
       advantages=EMPTY(),
       passes=EMPTY(),  # epochs and minibatches of each rollout
@@ -218,7 +220,7 @@ LEAST = {  # whole numbers
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
                      'draws'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon'), 0)}
+                     'warmup_steps', 'horizon', 'top_k'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')
 

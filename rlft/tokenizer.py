@@ -18,7 +18,8 @@ class Tokenizer(NamedTuple):
   vocabulary: int
   pad: int
   bos: int
-  end: int
+  end: int  # closes a demonstration's completion
+  stops: tuple[int, ...]  # every token that ends a completion
   digest: str  # sha256 of the file: what a checkpoint was trained with
 
 
@@ -77,7 +78,7 @@ def load(name: str) -> Tokenizer:
     return built.decode([int(t) for t in tokens], skip_special_tokens=True)
 
   return Tokenizer(
-      encode, decode, unknown, built.get_vocab_size(), pad, bos, end,
+      encode, decode, unknown, built.get_vocab_size(), pad, bos, end, (end,),
       hashlib.sha256(content).hexdigest())
 
 

@@ -28,7 +28,10 @@ def scripted(*turns):
     seen.append(([list(c) for c in contexts],
                  jax.random.key_data(keys).tolist()))
     new = [[*WORDS.encode(text), WORDS.end] for text in texts]
-    scores = [[-0.1 * (n + 1) for n in range(len(row))] for row in new]
+    scores = [
+        episodes.Scores([-0.1 * (n + 1) for n in range(len(row))],
+                        [-0.01 * (n + 1) for n in range(len(row))])
+        for row in new]
     return new, scores
 
   complete.seen = seen
@@ -63,13 +66,16 @@ def test_what_was_sampled_is_in_the_row():
   assert episode.log_probs[len(prompt):] == [
       -0.1 * (n + 1) for n in range(len(wrote))]
   assert not any(episode.log_probs[:len(prompt)])
+  assert episode.sampling_log_probs == pytest.approx(
+      [0.1 * p for p in episode.log_probs])
 
 
 def test_tokens_are_kept_where_text_would_lose_them():
   """A begin token in mid-completion decodes to nothing, yet stays."""
   strange = [10, WORDS.bos, WORDS.pad, 20]
   episode, = played(
-      [hand()], lambda params, contexts, keys: ([strange], [[0.0] * 4]))
+      [hand()], lambda params, contexts, keys: (
+          [strange], [episodes.Scores([0.0] * 4, [0.0] * 4)]))
   assert episode.tokens[-4:] == strange
   assert episode.mask[-4:] == [True] * 4
   assert episode.completions == ['6 16']
@@ -95,7 +101,8 @@ def test_wrong_then_right():
   assert paid == {len(prompt + miss) - 1: two.turns[0].reward,
                   len(two.tokens) - 1: two.turns[1].reward}
   assert all(len(column) == len(two.tokens) for column in (
-      two.mask, two.turn_ids, two.rewards, two.log_probs))
+      two.mask, two.turn_ids, two.rewards, two.log_probs,
+      two.sampling_log_probs))
 
 
 def test_the_last_try_gets_no_feedback():
@@ -128,7 +135,8 @@ def test_an_episode_that_is_done_though_wrong_ends():
 
 
 @pytest.mark.parametrize('longest, width', [
-    (1, 16), (16, 16), (17, 48), (48, 48), (49, 80)])
+    (1, 16), (16, 16), (17, 48), (48, 48), (49, 80), (241, 272), (272, 272),
+    (273, 320), (512, 512), (513, 640), (1025, 1280), (2048, 2048)])
 def test_widths_are_few(longest, width):
   assert episodes.width_of(longest) == width
 
@@ -154,11 +162,12 @@ def test_the_completer_splits_contexts_and_changes_no_text():
   """Five contexts two at a time are one batch of six with a row to spare."""
   contexts = [[1, 9 + i] for i in range(5)]
   keys = jax.random.split(jax.random.key(0), 5)
-  sizes = dict(pad=WORDS.pad, end=WORDS.end, max_new_tokens=6, temperature=1.0)
+  sizes = dict(
+      pad=WORDS.pad, stops=WORDS.stops, max_new_tokens=6, temperature=1.0)
   halves, whole = (
       episodes.completer(tiny.model(), rows=rows, **sizes)(
           tiny.initialised(), contexts, keys) for rows in (2, 6))
   assert halves[0] == whole[0]
   assert len({tuple(new) for new in whole[0]}) == 5
   for some, all in zip(halves[1], whole[1], strict=True):
-    np.testing.assert_allclose(some, all, atol=1e-5)
+    np.testing.assert_allclose(some.log_probs, all.log_probs, atol=1e-5)

@@ -38,7 +38,7 @@ def scripted(monkeypatch):
         prompt = context[1:1 + context[1:].index(WORDS.encode(':')[0]) + 1]
         texts.append(answer(tasks[tuple(prompt)], call))
       new = [[*WORDS.encode(text), WORDS.end] for text in texts]
-      return new, [[0.0] * len(row) for row in new]
+      return new, [episodes.Scores(*2 * [[0.0] * len(row)]) for row in new]
 
     monkeypatch.setattr(episodes, 'completer', lambda *_, **__: complete)
 
@@ -155,7 +155,7 @@ def test_the_distance_to_the_base_is_an_exact_kl():
   """Along samples at temperature 1 of the policy, over all words."""
   assert measured(0)['kl_to_base'] == pytest.approx(0, abs=1e-6)
   complete = episodes.completer(
-      tiny.model(), pad=0, end=WORDS.end, max_new_tokens=6, temperature=1.0,
+      tiny.model(), pad=0, stops=WORDS.stops, max_new_tokens=6, temperature=1.0,
       rows=6)
   played = episodes.play(
       GAME.respond, GAME.hands(0, 4), complete, tiny.initialised(1), WORDS,

@@ -130,7 +130,8 @@ def episode(prompt, completion):
       task=Task('', None), tokens=prompt + completion,
       mask=[False] * n + [True] * m, turn_ids=[-1] * n + [0] * m,
       rewards=[0.0] * (n + m - 1) + [5.0],
-      log_probs=[0.0] * n + [-0.5] * m, completions=[], turns=[])
+      log_probs=[0.0] * n + [-0.5] * m,
+      sampling_log_probs=[0.0] * n + [-0.2] * m, completions=[], turns=[])
 
 
 def test_arrays_by_hand():
