@@ -54,7 +54,7 @@ def width_of(longest: int) -> int:
   """Prompt widths are rounded up to 16, 48, 80, ...: few are compiled.
 
   Above 272 there are four to a doubling, 320, 384, 448, 512, 640, ...: one in
-  five columns at most is padding, and 4096 is the 24th width.
+  five columns at most is padding, and 4096 is the 25th width.
   """
   if longest <= FINE:
     return 16 + 32 * -(-max(longest - 16, 0) // 32)
@@ -80,9 +80,10 @@ def completer(
 ) -> Completer:
   """complete(params, contexts, keys) -> new tokens and their scores.
 
-  Contexts of any number are sampled `rows` at a time, one compilation per
-  width; a batch ends as soon as all of its rows have. `decoding` has the name
-  and the settings of a rule as pairs; empty, there is none.
+  Contexts of any number are sampled `rows` at a time, long ones together, one
+  compilation per width; a batch ends as soon as all of its rows have.
+  `decoding` has the name and the settings of a rule as pairs; empty, there is
+  none.
   """
   rule = rules.bind(**dict(decoding)) if decoding else None
 
@@ -93,23 +94,27 @@ def completer(
         stops=stops, pad=pad, temperature=temperature, rule=rule)
 
   def complete(params, contexts, keys):
-    new, scores = [], []
+    widths = [width_of(len(context)) for context in contexts]
+    # up to FINE the given order stays: there is little padding to save
+    order = sorted(range(len(contexts)), key=lambda i: max(widths[i], FINE))
+    new, scores = {}, {}
     for start in range(0, len(contexts), rows):
-      part = contexts[start:start + rows]
-      width = width_of(max(map(len, part)))
+      part = order[start:start + rows]
+      width = max(widths[i] for i in part)
       prompts = np.full((rows, width), pad, np.int32)
-      for row, context in enumerate(part):
-        prompts[row, width - len(context):] = context
-      index = np.minimum(start + np.arange(rows), len(contexts) - 1)
+      for row, i in enumerate(part):
+        prompts[row, width - len(contexts[i]):] = contexts[i]
+      index = np.array(part + part[-1:] * (rows - len(part)))
       out = jax.device_get(sample(
           {'policy': params['policy']}, jnp.asarray(prompts), keys[index]))
-      for row in range(len(part)):
+      for row, i in enumerate(part):
         wrote = out.mask[row]
-        new.append(out.tokens[row][wrote].tolist())
-        scores.append(Scores(
+        new[i] = out.tokens[row][wrote].tolist()
+        scores[i] = Scores(
             out.log_probs[row][wrote].tolist(),
-            out.sampling_log_probs[row][wrote].tolist()))
-    return new, scores
+            out.sampling_log_probs[row][wrote].tolist())
+    given = range(len(contexts))
+    return [new[i] for i in given], [scores[i] for i in given]
 
   return complete
 

@@ -101,7 +101,8 @@ def test_independent_tries_solve_what_any_of_them_solves(scripted):
 def episode(*outcomes):
   turns = [Turn('', 0.0, False, {o: 0.0, 'number_field': 1.0})
            for o in outcomes]
-  return episodes.Episode(Task('', None), [], [], [], [], [], [], turns)
+  return episodes.Episode(
+      Task('', None), [], [], [], [], [], [], [], turns)
 
 
 def test_a_summary_tells_the_last_outcome_of_each():
@@ -231,3 +232,15 @@ def test_hands_of_one_multiset_are_one_problem():
       assert (numbers[i] == numbers[j]) == (first == second)
   assert max(numbers) + 1 == len(set(multisets)) < 60
   assert evaluate.numbered(tasks, None) == list(range(60))
+
+
+def test_an_evaluation_under_a_rule_that_keeps_one_token_is_greedy():
+  _, greedy = make().run(tiny.initialised(1))
+  free, one = (
+      make(temperature=2.0, **options).run(tiny.initialised(1))
+      for options in ({}, dict(
+          decoding=(('name', 'truncated'), ('top_k', 1)))))
+  texts = lambda samples: [s['completion'] for s in samples]
+  assert texts(one[1]) == texts(greedy) != texts(free[1])
+  assert one[0]['decoding'] == {'name': 'truncated', 'top_k': 1}
+  assert 'decoding' not in free[0]
