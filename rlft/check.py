@@ -54,7 +54,7 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
 def decoding(config: ml_collections.ConfigDict) -> None:
   """That something samples under the section of this name."""
   if config.decoding and not train.is_online(config) and not any(
-      'decoding' not in e and e.get('temperature', 0.0) > 0
+      'decoding' not in e and e.get('temperature')
       for e in config.evals.values()):
     raise ValueError(
         'nothing reads config.decoding: there are no rollouts, and every '
