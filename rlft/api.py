@@ -1,5 +1,5 @@
 """The Python functions behind the commands."""
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,22 @@ def open_checkpoint(
 
 def sampler(
     checkpoint: str, *, temperature: float = 0.0, max_new_tokens: int = 20,
-    seed: int = 0,
+    seed: int = 0, decoding: Mapping[str, Any] | None = None,
 ) -> Callable[[str], str]:
   """prompt -> completion; the n-th call uses the n-th key.
 
-  Words that the vocabulary lacks are named on standard error. ValueError for
-  an empty prompt.
+  `decoding` is a rule: `dict(name='truncated', top_k=20)`. Words that the
+  vocabulary lacks are named on standard error. ValueError for an empty prompt,
+  or a rule at temperature 0, where it would change nothing.
   """
+  if decoding and temperature == 0:
+    raise ValueError(
+        'decoding changes nothing at temperature 0: set one above 0')
   words, model, params = open_checkpoint(checkpoint)
   complete = episodes.completer(
-      model, pad=words.pad, end=words.end,
+      model, pad=words.pad, stops=words.stops,
       max_new_tokens=max_new_tokens, temperature=temperature,
-      rows=1)
+      rows=1, decoding=tuple((decoding or {}).items()))
   keys = iter(range(2**31))
 
   def talk(prompt: str) -> str:

@@ -50,6 +50,7 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
   train.build_evaluations(config, model, words, base={})
+  decoding(config)
   for analysis in train.build_analyses(config):
     observe.rehearse(analysis, shapes)
   objective(config)
@@ -67,6 +68,16 @@ def room(prompt: int, section: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f'experience.length is {length}, but a prompt of {prompt} tokens '
         f'alone takes {width}: raise it')
+
+
+def decoding(config: ml_collections.ConfigDict) -> None:
+  """That something samples under the section of this name."""
+  if config.decoding and not train.is_online(config) and not any(
+      'decoding' not in e and e.get('temperature')
+      for e in config.evals.values()):
+    raise ValueError(
+        'nothing reads config.decoding: there are no rollouts, and every '
+        'evaluation is greedy or has its own; leave it empty')
 
 
 def objective(config: ml_collections.ConfigDict) -> None:

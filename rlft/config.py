@@ -17,7 +17,7 @@ STUDY = ('name', 'stages', 'order')
 STAGE = ('role', 'seed', 'from_step', 'config')
 TABLE = ('analysis', 'checkpoints')  # an analysis that makes a table
 SWEEP = (  # and one that makes edits
-    *TABLE, 'tokenizer', 'chat', 'model', 'init', 'base', 'evals')
+    *TABLE, 'tokenizer', 'chat', 'model', 'init', 'base', 'evals', 'decoding')
 
 
 def skeleton() -> ml_collections.ConfigDict:
@@ -36,6 +36,7 @@ def skeleton() -> ml_collections.ConfigDict:
       env=EMPTY(),
       evals=EMPTY(),
       experience=EMPTY(),
+      decoding=EMPTY(),  # the rule that samples are drawn under; empty: none
       objective=EMPTY(),
       advantages=EMPTY(),
       passes=EMPTY(),  # epochs and minibatches of each rollout
@@ -222,7 +223,7 @@ LEAST = {  # whole numbers
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
                      'draws'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon'), 0)}
+                     'warmup_steps', 'horizon', 'top_k'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from rlft import decoding as rules
 from rlft import policy
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
@@ -25,6 +26,7 @@ class Episode(NamedTuple):
   turn_ids: list[int]  # -1 on what it did not
   rewards: list[float]  # on the last token of each turn
   log_probs: list[float]  # the sampler's, at its temperature
+  sampling_log_probs: list[float]  # of what was drawn from: after the rule
   completions: list[str]
   turns: list[Turn]
 
@@ -45,49 +47,74 @@ def transcript(
   return tokens + last, [False] * len(tokens) + [True] * len(last)
 
 
+FINE = 272  # tokens: up to here prompt widths are 32 apart
+
+
 def width_of(longest: int) -> int:
-  """Prompt widths are rounded up to 16, 48, 80, ...: few are compiled."""
-  return 16 + 32 * -(-max(longest - 16, 0) // 32)
+  """Prompt widths are rounded up to 16, 48, 80, ...: few are compiled.
+
+  Above 272 there are four to a doubling, 320, 384, 448, 512, 640, ...: one in
+  five columns at most is padding, and 4096 is the 25th width.
+  """
+  if longest <= FINE:
+    return 16 + 32 * -(-max(longest - 16, 0) // 32)
+  apart = 2**((longest - 1).bit_length() - 3)
+  return apart * -(-longest // apart)
+
+
+class Scores(NamedTuple):
+  """Log-probs of one completion's tokens, at the sampling temperature."""
+  log_probs: list[float]  # full softmax
+  sampling_log_probs: list[float]  # of what was drawn from: after the rule
 
 
 Completer = Callable[
     [Any, list[list[int]], Key[Array, 'B']],
-    tuple[list[list[int]], list[list[float]]]]
+    tuple[list[list[int]], list[Scores]]]
 
 
 @functools.lru_cache  # one compilation for all that sample the same way
 def completer(
-    model: Any, *, pad: int, end: int, max_new_tokens: int,
-    temperature: float, rows: int = 256,
+    model: Any, *, pad: int, stops: tuple[int, ...], max_new_tokens: int,
+    temperature: float, rows: int = 256, decoding: tuple = (),
 ) -> Completer:
-  """complete(params, contexts, keys) -> new tokens and their log-probs.
+  """complete(params, contexts, keys) -> new tokens and their scores.
 
-  Contexts of any number are sampled `rows` at a time, one compilation per
-  width; a batch ends as soon as all of its rows have.
+  Contexts of any number are sampled `rows` at a time, long ones together, one
+  compilation per width; a batch ends as soon as all of its rows have.
+  `decoding` has the name and the settings of a rule as pairs; empty, there is
+  none.
   """
+  rule = rules.bind(**dict(decoding)) if decoding else None
 
   @jax.jit
   def sample(params, prompts, keys):
     return policy.sample(
         model, params, prompts, keys, max_new_tokens=max_new_tokens,
-        end=end, pad=pad, temperature=temperature)
+        stops=stops, pad=pad, temperature=temperature, rule=rule)
 
   def complete(params, contexts, keys):
-    new, scores = [], []
+    widths = [width_of(len(context)) for context in contexts]
+    # up to FINE the given order stays: there is little padding to save
+    order = sorted(range(len(contexts)), key=lambda i: max(widths[i], FINE))
+    new, scores = {}, {}
     for start in range(0, len(contexts), rows):
-      part = contexts[start:start + rows]
-      width = width_of(max(map(len, part)))
+      part = order[start:start + rows]
+      width = max(widths[i] for i in part)
       prompts = np.full((rows, width), pad, np.int32)
-      for row, context in enumerate(part):
-        prompts[row, width - len(context):] = context
-      index = np.minimum(start + np.arange(rows), len(contexts) - 1)
+      for row, i in enumerate(part):
+        prompts[row, width - len(contexts[i]):] = contexts[i]
+      index = np.array(part + part[-1:] * (rows - len(part)))
       out = jax.device_get(sample(
           {'policy': params['policy']}, jnp.asarray(prompts), keys[index]))
-      for row in range(len(part)):
+      for row, i in enumerate(part):
         wrote = out.mask[row]
-        new.append(out.tokens[row][wrote].tolist())
-        scores.append(out.log_probs[row][wrote].tolist())
-    return new, scores
+        new[i] = out.tokens[row][wrote].tolist()
+        scores[i] = Scores(
+            out.log_probs[row][wrote].tolist(),
+            out.sampling_log_probs[row][wrote].tolist())
+    given = range(len(contexts))
+    return [new[i] for i in given], [scores[i] for i in given]
 
   return complete
 
@@ -108,7 +135,8 @@ def play(
     prompt = tokenizer.opening(task.prompt)
     n = len(prompt)
     episodes.append(Episode(
-        task, prompt, [False] * n, [-1] * n, [0.0] * n, [0.0] * n, [], []))
+        task, prompt, [False] * n, [-1] * n, [0.0] * n, [0.0] * n, [0.0] * n,
+        [], []))
   active = list(range(len(tasks)))
   for turn in range(tries):
     if not active:
@@ -129,23 +157,26 @@ def play(
   return episodes
 
 
-def _answer(episode, tokens, log_p, respond, tokenizer, turn) -> Turn:
+def _answer(episode, tokens, scores, respond, tokenizer, turn) -> Turn:
   n = len(tokens)
   episode.completions.append(tokenizer.decode(tokens))
   reply = respond(episode.task, episode.completions)
   episode.turns.append(reply)
-  _append(episode, tokens, mask=True, turn=turn, log_p=log_p,
+  _append(episode, tokens, mask=True, turn=turn, scores=scores,
           rewards=[0.0] * (n - 1) + [float(reply.reward)])
   return reply
 
 
-def _append(episode, tokens, *, mask=False, turn=-1, log_p=None, rewards=None):
+def _append(
+    episode, tokens, *, mask=False, turn=-1, scores=None, rewards=None):
   zeros = [0.0] * len(tokens)
   episode.tokens.extend(tokens)
   episode.mask.extend([mask] * len(tokens))
   episode.turn_ids.extend([turn] * len(tokens))
   episode.rewards.extend(zeros if rewards is None else rewards)
-  episode.log_probs.extend(zeros if log_p is None else log_p)
+  scores = Scores(zeros, zeros) if scores is None else scores
+  episode.log_probs.extend(scores.log_probs)
+  episode.sampling_log_probs.extend(scores.sampling_log_probs)
 
 
 def pack(

@@ -30,18 +30,23 @@ def make(
     name: str, model: Any, tokenizer: Tokenizer, *, env: dict, n: int = 1024,
     seed: int = 0, tries: int = 1, independent: int = 1,
     temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
-    nll: bool = False, kl: int = 0, base_params: Any = None, keep: int = 24,
-    steps: Sequence[int] = (),
+    decoding: tuple = (), nll: bool = False, kl: int = 0,
+    base_params: Any = None, keep: int = 24, steps: Sequence[int] = (),
 ) -> Evaluation:
   """Prepares an evaluation on `n` fixed tasks of an environment.
 
   `tries` is the number of answers per task with the verifier's feedback in
   between; `independent` the number of fresh ones without (solved if any is).
+  `decoding` has the name and settings of the rule that tokens are drawn under.
   `nll` also scores the oracle's completions; `kl` is a number of tasks on which
   the exact KL(policy || base) is measured along the policy's own samples at
   temperature 1. `keep` samples are written out. With `steps`, the evaluation
   is made at those of a run's evaluated steps only.
   """
+  if decoding and temperature == 0:
+    raise ValueError(
+        f'the decoding of {name} changes nothing at temperature 0: leave it '
+        'out, or set a temperature above 0')
   world = envs.bind(**env)
   if world.hands is None:
     raise ValueError(f'the environment of {name} has no fixed tasks')
@@ -52,9 +57,9 @@ def make(
   tasks = world.hands(seed, n)
   problems = numbered(tasks, world.problem)
   complete = episodes.completer(
-      model, pad=tokenizer.pad, end=tokenizer.end,
-      max_new_tokens=max_new_tokens,
-      temperature=temperature, rows=rows)
+      model, pad=tokenizer.pad, stops=tokenizer.stops,
+      max_new_tokens=max_new_tokens, temperature=temperature, rows=rows,
+      decoding=decoding)
   key = jax.random.key(seed)
   reference = oracle(world, tasks, tokenizer, model, rows) if nll else None
   distance = divergence(
@@ -69,7 +74,9 @@ def make(
         for k in range(independent)]
     written = sum(len(e.turns) for group in played for e in group)
     row = {'eval': name, 'tries': tries, 'independent': independent,
-           'temperature': temperature, **summarise(played),
+           'temperature': temperature,
+           **({'decoding': dict(decoding)} if decoding else {}),
+           **summarise(played),
            'problems': problems,
            'completions_per_second': written / (time.monotonic() - began)}
     if reference is not None:
@@ -203,7 +210,7 @@ def divergence(
 ) -> Callable:
   """kl(params): exact KL(policy || base) per token of the policy's samples."""
   complete = episodes.completer(
-      model, pad=tokenizer.pad, end=tokenizer.end,
+      model, pad=tokenizer.pad, stops=tokenizer.stops,
       max_new_tokens=max_new_tokens, temperature=1.0,
       rows=rows)
   length = episodes.width_of(max(

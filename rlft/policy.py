@@ -3,7 +3,7 @@
 Everything is a pure function of `model` (a flax module, used functionally) and
 its parameters.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ from rlft.types import Outputs
 class Sampled(NamedTuple):
   """Prompts with the completions that the policy wrote after them."""
   tokens: Int[Array, 'B T']  # 'B P' prompts, then 'B N' new; pad after the end
-  mask: Bool[Array, 'B T']  # True on sampled tokens, the end token included
+  mask: Bool[Array, 'B T']  # True on sampled tokens, the stop token included
   log_probs: Float[Array, 'B T']  # full softmax at the sampling temperature
+  sampling_log_probs: Float[Array, 'B T']  # of what was drawn from: ruled
 
 
 def forward(
@@ -66,18 +67,25 @@ def make_critic(policy: PyTree) -> PyTree:
 def _choose(
     logits: Float[Array, 'B V'], keys: Key[Array, 'B'], n: Int[Array, ''], *,
     temperature: float, rule: Callable | None,
-) -> tuple[Int[Array, 'B'], Float[Array, 'B']]:
-  """Token n of every row, and its log-prob at the sampling temperature."""
+) -> tuple[Int[Array, 'B'], Float[Array, 'B'], Float[Array, 'B']]:
+  """Token n of every row, its log-prob before the rule and as it was drawn."""
   logits = logits / (temperature if temperature > 0 else 1.0)
-  logits = logits if rule is None else rule(logits)
+  ruled = logits if rule is None else rule(logits)
   noise = 0.0
   if temperature > 0:
     noise = jax.vmap(
         lambda key: jax.random.gumbel(
             jax.random.fold_in(key, n), logits.shape[-1:]))(keys)
-  token = jnp.argmax(logits + noise, axis=-1)
-  log_p = jax.nn.log_softmax(logits, axis=-1)
-  return token, jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+  token = jnp.argmax(ruled + noise, axis=-1)
+
+  def scored(logits):
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return jnp.take_along_axis(log_p, token[:, None], axis=-1)[:, 0]
+
+  full = scored(logits)
+  if temperature == 0:  # what greedy draws from has one token
+    return token, full, jnp.zeros_like(full)
+  return token, full, full if rule is None else scored(ruled)
 
 
 def sample(
@@ -87,7 +95,7 @@ def sample(
     keys: Key[Array, 'B'],
     *,
     max_new_tokens: int,
-    end: int,
+    stops: Sequence[int],
     pad: int = 0,
     temperature: float = 1.0,
     rule: Callable | None = None,
@@ -96,15 +104,17 @@ def sample(
 
   `keys` is one key per row, and token n of a row uses fold_in(key, n): how rows
   are split into batches does not change the text. Temperature 0 is greedy (its
-  log-probs are those at temperature 1). A row of pads only is not sampled.
-  `rule` maps logits to logits, before a token is chosen.
+  log-probs are those at temperature 1, its sampling log-probs 0). A row of
+  pads only is not sampled. Any token of `stops` ends its row. `rule` maps
+  logits at the temperature to logits, -inf for what must not be drawn.
   """
   variables = {'params': params['policy']}
   rows, width = prompts.shape
+  ending = jnp.asarray(stops, jnp.int32)
 
   def write(carry, hidden):
-    n, done, tokens, mask, log_p, cache = carry
-    token, chosen = _choose(
+    n, done, tokens, mask, log_p, drawn_log_p, cache = carry
+    token, full, drawn = _choose(
         model.apply(variables, hidden, method='head'), keys, n,
         temperature=temperature, rule=rule)
     token = jnp.where(done, pad, token)
@@ -112,8 +122,10 @@ def sample(
     put = jax.lax.dynamic_update_slice
     tokens = put(tokens, token[:, None], at)
     mask = put(mask, ~done[:, None], at)
-    log_p = put(log_p, jnp.where(done, 0.0, chosen)[:, None], at)
-    return n + 1, done | (token == end), tokens, mask, log_p, cache, token
+    log_p = put(log_p, jnp.where(done, 0.0, full)[:, None], at)
+    drawn_log_p = put(drawn_log_p, jnp.where(done, 0.0, drawn)[:, None], at)
+    done = done | jnp.any(token[:, None] == ending[None], axis=1)
+    return n + 1, done, tokens, mask, log_p, drawn_log_p, cache, token
 
   def step(carry):
     *carry, token = carry
@@ -131,8 +143,9 @@ def sample(
       jnp.pad(prompts, grow, constant_values=pad),
       jnp.zeros((rows, width + max_new_tokens), bool),
       jnp.zeros((rows, width + max_new_tokens)),
+      jnp.zeros((rows, width + max_new_tokens)),
       cache,
   ), hidden[:, -1])
-  _, _, tokens, mask, log_p, _, _ = jax.lax.while_loop(
+  _, _, tokens, mask, log_p, drawn_log_p, _, _ = jax.lax.while_loop(
       lambda c: (c[0] < max_new_tokens) & ~jnp.all(c[1]), step, first)
-  return Sampled(tokens, mask, log_p)
+  return Sampled(tokens, mask, log_p, drawn_log_p)

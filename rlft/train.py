@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from rlft import (
+    decoding,
     envs,
     evaluate,
     observe,
@@ -64,7 +65,8 @@ def build_source(config, model, words, ref_params) -> Source:
   context = dict(tokenizer=words)
   if is_online(config):
     context |= dict(
-        model=model, ref_params=ref_params, advantages=parts.bind(
+        model=model, ref_params=ref_params,
+        decoding=decoding.read(config, 'config'), advantages=parts.bind(
             'objectives', 'advantages', name=config.objective.name,
             **config.advantages.to_dict()))
   elif config.advantages:
@@ -172,11 +174,16 @@ def build_evaluations(
         f'evals.{wanted[0]} measures kl, but from what? Set base or init')
   if wanted and base is None:
     base = jax.tree.map(jnp.asarray, weights.load(origin))
+  shared = dict(decoding.read(config, 'config'))
   made = []
   for name, e in config.evals.items():
     where = f'evals.{name}'
     refuse(where, e, ('name', 'model', 'tokenizer', 'base_params'))
-    make = complete(parts.fill(evaluate.make, where, **e.to_dict()), where)
+    options = e.to_dict()
+    if options.get('temperature'):  # greedy ones need no rule
+      options.setdefault('decoding', shared)
+    options['decoding'] = decoding.read(options, f'config.{where}')
+    make = complete(parts.fill(evaluate.make, where, **options), where)
     with parts.named(f'config.{where}'):
       made.append(make(name, model, words, base_params=base))
   return made

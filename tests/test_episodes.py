@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import envs, episodes
+from rlft import envs, episodes, policy
 from rlft.types import Task, Turn
 from tests import tiny
 
@@ -28,7 +28,10 @@ def scripted(*turns):
     seen.append(([list(c) for c in contexts],
                  jax.random.key_data(keys).tolist()))
     new = [[*WORDS.encode(text), WORDS.end] for text in texts]
-    scores = [[-0.1 * (n + 1) for n in range(len(row))] for row in new]
+    scores = [
+        episodes.Scores([-0.1 * (n + 1) for n in range(len(row))],
+                        [-0.01 * (n + 1) for n in range(len(row))])
+        for row in new]
     return new, scores
 
   complete.seen = seen
@@ -63,13 +66,16 @@ def test_what_was_sampled_is_in_the_row():
   assert episode.log_probs[len(prompt):] == [
       -0.1 * (n + 1) for n in range(len(wrote))]
   assert not any(episode.log_probs[:len(prompt)])
+  assert episode.sampling_log_probs == pytest.approx(
+      [0.1 * p for p in episode.log_probs])
 
 
 def test_tokens_are_kept_where_text_would_lose_them():
   """A begin token in mid-completion decodes to nothing, yet stays."""
   strange = [10, WORDS.bos, WORDS.pad, 20]
   episode, = played(
-      [hand()], lambda params, contexts, keys: ([strange], [[0.0] * 4]))
+      [hand()], lambda params, contexts, keys: (
+          [strange], [episodes.Scores([0.0] * 4, [0.0] * 4)]))
   assert episode.tokens[-4:] == strange
   assert episode.mask[-4:] == [True] * 4
   assert episode.completions == ['6 16']
@@ -95,7 +101,8 @@ def test_wrong_then_right():
   assert paid == {len(prompt + miss) - 1: two.turns[0].reward,
                   len(two.tokens) - 1: two.turns[1].reward}
   assert all(len(column) == len(two.tokens) for column in (
-      two.mask, two.turn_ids, two.rewards, two.log_probs))
+      two.mask, two.turn_ids, two.rewards, two.log_probs,
+      two.sampling_log_probs))
 
 
 def test_the_last_try_gets_no_feedback():
@@ -128,7 +135,8 @@ def test_an_episode_that_is_done_though_wrong_ends():
 
 
 @pytest.mark.parametrize('longest, width', [
-    (1, 16), (16, 16), (17, 48), (48, 48), (49, 80)])
+    (1, 16), (16, 16), (17, 48), (48, 48), (49, 80), (241, 272), (272, 272),
+    (273, 320), (512, 512), (513, 640), (1025, 1280), (2048, 2048)])
 def test_widths_are_few(longest, width):
   assert episodes.width_of(longest) == width
 
@@ -154,11 +162,94 @@ def test_the_completer_splits_contexts_and_changes_no_text():
   """Five contexts two at a time are one batch of six with a row to spare."""
   contexts = [[1, 9 + i] for i in range(5)]
   keys = jax.random.split(jax.random.key(0), 5)
-  sizes = dict(pad=WORDS.pad, end=WORDS.end, max_new_tokens=6, temperature=1.0)
+  sizes = dict(
+      pad=WORDS.pad, stops=WORDS.stops, max_new_tokens=6, temperature=1.0)
   halves, whole = (
       episodes.completer(tiny.model(), rows=rows, **sizes)(
           tiny.initialised(), contexts, keys) for rows in (2, 6))
   assert halves[0] == whole[0]
   assert len({tuple(new) for new in whole[0]}) == 5
   for some, all in zip(halves[1], whole[1], strict=True):
-    np.testing.assert_allclose(some, all, atol=1e-5)
+    np.testing.assert_allclose(some.log_probs, all.log_probs, atol=1e-5)
+
+
+def test_widths_grow_so_that_few_are_compiled_and_little_is_padding():
+  lengths = range(1, 4097)
+  widths = [episodes.width_of(n) for n in lengths]
+  assert widths == sorted(widths) and len(set(widths)) == 25
+  padding = [w - n for n, w in zip(lengths, widths, strict=True)]
+  assert min(padding) == 0 and max(padding[:272]) < 32
+  assert all(5 * p < w for p, w in zip(
+      padding[272:], widths[272:], strict=True))
+
+
+@pytest.fixture
+def traced(monkeypatch):
+  """The widths that the sampler was compiled for."""
+  widths, sample = [], policy.sample
+
+  def noted(model, params, prompts, *args, **options):
+    widths.append(prompts.shape[1])
+    return sample(model, params, prompts, *args, **options)
+
+  monkeypatch.setattr(policy, 'sample', noted)
+  episodes.completer.cache_clear()
+  yield widths
+  episodes.completer.cache_clear()
+
+
+def contexts_of(*lengths):
+  return [[WORDS.bos] + [9 + i] * (n - 1) for i, n in enumerate(lengths)]
+
+
+def test_prefill_and_decoding_are_compiled_once_a_width(traced):
+  sizes = dict(
+      pad=WORDS.pad, stops=WORDS.stops, max_new_tokens=2, temperature=1.0,
+      rows=2)
+  for lengths in ((3, 16), (9, 17), (40, 48), (1, 2), (290, 300), (320, 274)):
+    complete = episodes.completer(tiny.model(), **sizes)
+    keys = jax.random.split(jax.random.key(0), 2)
+    complete(tiny.initialised(), contexts_of(*lengths), keys)
+  assert traced == [16, 48, 320]
+
+
+def test_long_contexts_are_sampled_together_and_come_back_in_order(traced):
+  """Their text is what each has alone, to the key."""
+  lengths = (5, 300, 7, 310, 6)
+  keys = jax.random.split(jax.random.key(0), 5)
+  sizes = dict(
+      pad=WORDS.pad, stops=(), max_new_tokens=4, temperature=1.0)
+  complete = episodes.completer(tiny.model(), rows=2, **sizes)
+  new, scores = complete(tiny.initialised(), contexts_of(*lengths), keys)
+  assert sorted(traced) == [16, 320]
+  for i, context in enumerate(contexts_of(*lengths)):
+    (alone,), (score,) = complete(
+        tiny.initialised(), [context], keys[i:i + 1])
+    assert new[i] == alone
+    np.testing.assert_allclose(
+        scores[i].log_probs, score.log_probs, atol=1e-5)
+
+
+def test_short_contexts_keep_their_batches(traced):
+  keys = jax.random.split(jax.random.key(0), 4)
+  complete = episodes.completer(
+      tiny.model(), rows=2, pad=WORDS.pad, stops=(), max_new_tokens=1,
+      temperature=1.0)
+  complete(tiny.initialised(), contexts_of(20, 3, 20, 3), keys)
+  assert traced == [48]
+
+
+def test_a_rule_is_part_of_what_is_compiled():
+  sizes = dict(
+      pad=WORDS.pad, stops=(), max_new_tokens=3, temperature=5.0, rows=4)
+  greedy, ruled, free = (
+      episodes.completer(tiny.model(), **(sizes | options)) for options in (
+          dict(temperature=0.0),
+          dict(decoding=(('name', 'truncated'), ('top_k', 1))), {}))
+  keys = jax.random.split(jax.random.key(0), 4)
+  wrote = [complete(tiny.initialised(), contexts_of(3, 4, 5, 6), keys)
+           for complete in (greedy, ruled, free)]
+  assert wrote[0][0] == wrote[1][0] != wrote[2][0]
+  for score in wrote[1][1]:
+    np.testing.assert_allclose(score.sampling_log_probs, 0, atol=1e-6)
+    assert max(score.log_probs) < -1

@@ -38,7 +38,7 @@ def scripted(monkeypatch):
         prompt = context[1:1 + context[1:].index(WORDS.encode(':')[0]) + 1]
         texts.append(answer(tasks[tuple(prompt)], call))
       new = [[*WORDS.encode(text), WORDS.end] for text in texts]
-      return new, [[0.0] * len(row) for row in new]
+      return new, [episodes.Scores(*2 * [[0.0] * len(row)]) for row in new]
 
     monkeypatch.setattr(episodes, 'completer', lambda *_, **__: complete)
 
@@ -101,7 +101,8 @@ def test_independent_tries_solve_what_any_of_them_solves(scripted):
 def episode(*outcomes):
   turns = [Turn('', 0.0, False, {o: 0.0, 'number_field': 1.0})
            for o in outcomes]
-  return episodes.Episode(Task('', None), [], [], [], [], [], [], turns)
+  return episodes.Episode(
+      Task('', None), [], [], [], [], [], [], [], turns)
 
 
 def test_a_summary_tells_the_last_outcome_of_each():
@@ -155,7 +156,7 @@ def test_the_distance_to_the_base_is_an_exact_kl():
   """Along samples at temperature 1 of the policy, over all words."""
   assert measured(0)['kl_to_base'] == pytest.approx(0, abs=1e-6)
   complete = episodes.completer(
-      tiny.model(), pad=0, end=WORDS.end, max_new_tokens=6, temperature=1.0,
+      tiny.model(), pad=0, stops=WORDS.stops, max_new_tokens=6, temperature=1.0,
       rows=6)
   played = episodes.play(
       GAME.respond, GAME.hands(0, 4), complete, tiny.initialised(1), WORDS,
@@ -231,3 +232,15 @@ def test_hands_of_one_multiset_are_one_problem():
       assert (numbers[i] == numbers[j]) == (first == second)
   assert max(numbers) + 1 == len(set(multisets)) < 60
   assert evaluate.numbered(tasks, None) == list(range(60))
+
+
+def test_an_evaluation_under_a_rule_that_keeps_one_token_is_greedy():
+  _, greedy = make().run(tiny.initialised(1))
+  free, one = (
+      make(temperature=2.0, **options).run(tiny.initialised(1))
+      for options in ({}, dict(
+          decoding=(('name', 'truncated'), ('top_k', 1)))))
+  texts = lambda samples: [s['completion'] for s in samples]
+  assert texts(one[1]) == texts(greedy) != texts(free[1])
+  assert one[0]['decoding'] == {'name': 'truncated', 'top_k': 1}
+  assert 'decoding' not in free[0]

@@ -15,13 +15,13 @@ PROMPTS = np.array([
     np.int32)  # the third row is nobody's
 REAL = [0, 1, 3]
 KEYS = jax.random.split(jax.random.key(3), 4)
-NEVER = 10_000  # no token: completions go on to their limit
+NEVER = ()  # completions go on to their limit
 
 
 @functools.cache
-def sampler(temperature, end=NEVER, rule=None):
+def sampler(temperature, stops=NEVER, rule=None):
   return jax.jit(functools.partial(
-      policy.sample, tiny.model(), max_new_tokens=NEW, end=end,
+      policy.sample, tiny.model(), max_new_tokens=NEW, stops=stops,
       temperature=temperature, rule=rule))
 
 
@@ -103,7 +103,7 @@ def test_the_end_token_ends_a_row_and_all_ends_end_the_loop():
   free = drawn()
   first = PROMPTS.shape[1]
   end = int(free.tokens[1, first + 2])
-  out = drawn(rows=[1, 1], end=end, rule=heard)
+  out = drawn(rows=[1, 1], stops=(end,), rule=heard)
   jax.effects_barrier()
   length = free.tokens[1, first:].tolist().index(end) + 1
   stop = first + length
@@ -120,14 +120,15 @@ def test_a_rule_bends_the_logits():
       jnp.arange(logits.shape[-1])[None] == 77, logits, -jnp.inf)
   out = drawn(rows=[0, 1], rule=only)
   assert (out.tokens[out.mask] == 77).all()
-  np.testing.assert_allclose(out.log_probs[out.mask], 0, atol=1e-6)
+  np.testing.assert_allclose(out.sampling_log_probs[out.mask], 0, atol=1e-6)
+  assert (out.log_probs[out.mask] < -1).all()  # the trainer knows no rule
 
 
 def test_frequencies_are_those_of_the_softmax_at_the_temperature():
   """Chi-square of 4000 draws over 6 words: 20.5 is its 99.9 % point."""
   n, temperature, words = 4000, 0.5, slice(4, 10)
   draw = jax.jit(functools.partial(
-      policy.sample, tiny.model(), max_new_tokens=1, end=NEVER,
+      policy.sample, tiny.model(), max_new_tokens=1, stops=NEVER,
       temperature=temperature, rule=lambda logits: jnp.full_like(
           logits, -jnp.inf).at[:, words].set(logits[:, words])))
   prompts = np.tile(np.array([[1, 40]], np.int32), (n, 1))

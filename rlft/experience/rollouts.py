@@ -21,22 +21,26 @@ def make(
     env: Environment, *, tokenizer: Tokenizer, model: Any, advantages: Callable,
     ref_params: PyTree, prompts: int, group: int = 1,
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
-    length: int = 36, reward_scale: float = 1.0,
+    length: int = 36, reward_scale: float = 1.0, decoding: tuple = (),
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
   Behaviour log-probs are the trainer's own, at the sampling temperature, so a
   first ratio is exactly 1; how far the sampler's are from them is the metric
-  `sampler_gap` (largest absolute difference, nats). Rewards are multiplied by
-  `reward_scale` before anything is learned from them; the metrics are not.
+  `sampler_gap` (largest absolute difference, nats). Under a rule (`decoding`:
+  its name and settings as pairs) they are still those of the full softmax, and
+  `decoding_kl` tells how far that is from what was drawn from. Rewards are
+  multiplied by `reward_scale` before anything is learned from them; the metrics
+  are not.
   """
   if temperature <= 0:
     raise ValueError(
         f'rollouts at temperature {temperature} explore nothing: raise it')
   rows = prompts * group
   complete = episodes.completer(
-      model, pad=tokenizer.pad, end=tokenizer.end, rows=rows,
-      max_new_tokens=max_new_tokens, temperature=temperature)
+      model, pad=tokenizer.pad, stops=tokenizer.stops, rows=rows,
+      max_new_tokens=max_new_tokens, temperature=temperature,
+      decoding=decoding)
   score = scorer(model, temperature)
   assign = jax.jit(advantages)
 
@@ -57,7 +61,10 @@ def make(
         ref_log_probs=jnp.where(mask, ref_log_p, 0.0),
         values=jnp.where(mask, values, 0.0))
     experience = assign(rollout)
-    return state, experience, measure(played, experience, sampled)
+    measured = measure(played, experience, sampled)
+    if decoding:
+      measured['decoding_kl'] = decoding_kl(played)
+    return state, experience, measured
 
   return Source(lambda: 0, next_batch)
 
@@ -99,6 +106,17 @@ def to_arrays(
   }
   sampled = column('log_probs', 0.0, np.float32)
   return {k: jnp.asarray(v) for k, v in arrays.items()}, sampled
+
+
+def decoding_kl(played: list[episodes.Episode]) -> float:
+  """KL(sampling distribution || full softmax) a token, k1 on the samples.
+
+  In nats; of a rule that only excludes tokens, minus the mean log of the mass
+  that it keeps.
+  """
+  return float(np.mean([
+      drawn - full for e in played for counts, full, drawn in zip(
+          e.mask, e.log_probs, e.sampling_log_probs, strict=True) if counts]))
 
 
 def measure(

@@ -58,7 +58,7 @@ def main() -> None:
       jax.random.key(1), (ROWS, PROMPT), 4, VOCABULARY).at[:, 0].set(1)
   keys = jax.random.split(jax.random.key(2), ROWS)
   cached = jax.jit(functools.partial(
-      policy.sample, model, max_new_tokens=NEW, end=-1, temperature=0.0))
+      policy.sample, model, max_new_tokens=NEW, stops=(), temperature=0.0))
   plain = jax.jit(functools.partial(uncached, model))
   plain = plain.lower(params, prompts).compile()  # a call takes a minute
   wall, cpu = timed(lambda: cached(params, prompts, keys), 5)

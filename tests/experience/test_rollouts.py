@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlft import envs, episodes, policy
+from rlft.decoding import truncated
 from rlft.experience import rollouts
 from rlft.objectives import ppo
 from rlft.types import Task
@@ -130,7 +131,8 @@ def episode(prompt, completion):
       task=Task('', None), tokens=prompt + completion,
       mask=[False] * n + [True] * m, turn_ids=[-1] * n + [0] * m,
       rewards=[0.0] * (n + m - 1) + [5.0],
-      log_probs=[0.0] * n + [-0.5] * m, completions=[], turns=[])
+      log_probs=[0.0] * n + [-0.5] * m,
+      sampling_log_probs=[0.0] * n + [-0.2] * m, completions=[], turns=[])
 
 
 def test_arrays_by_hand():
@@ -151,3 +153,36 @@ def test_a_row_that_is_too_short_is_refused():
 def test_a_temperature_of_zero_explores_nothing():
   with pytest.raises(ValueError, match='temperature 0'):
     source(temperature=0.0)
+
+
+def test_under_a_rule_the_trainer_keeps_the_full_softmax():
+  """And `decoding_kl` is minus the mean log of the mass that the rule keeps."""
+  settings = dict(top_k=9, top_p=0.8)
+  played = source(decoding=(('name', 'truncated'), *settings.items()))
+  _, experience, metrics = played.next(0, params(), {}, jax.random.key(SEED))
+  assert metrics['sampler_gap'] < 1e-4  # as without one
+  model, variables = tiny.model(), {'params': params()['policy']}
+
+  @jax.jit
+  def full(tokens):
+    hidden, _ = model.apply(variables, tokens)
+    logits = model.apply(variables, hidden, method='head')[:, :-1]
+    return jax.nn.log_softmax(logits / SECTION['temperature'])
+
+  log_p = np.asarray(full(experience.tokens))
+  mask, tokens = (np.asarray(x)[:, 1:] for x in (
+      experience.mask, experience.tokens))
+  kept = np.asarray(truncated.rule(
+      jnp.asarray(log_p[mask]), **settings)) > -np.inf
+  chosen = tokens[mask][:, None]
+  assert np.take_along_axis(kept, chosen, 1).all()
+  np.testing.assert_allclose(
+      np.asarray(experience.rollout.log_probs)[:, 1:][mask],
+      np.take_along_axis(log_p[mask], chosen, 1)[:, 0], atol=1e-5)
+  mass = np.where(kept, np.exp(log_p[mask]), 0).sum(1)
+  assert metrics['decoding_kl'] == pytest.approx(-np.log(mass).mean(), rel=1e-4)
+  assert metrics['decoding_kl'] > 1
+
+
+def test_without_a_rule_there_is_no_distance_to_tell():
+  assert 'decoding_kl' not in drawn()[1]
