@@ -185,6 +185,13 @@ def test_pieces_do_not_merge_over_what_is_sampled():
   assert len(merged) == len(found.tokens) - 1
 
 
+def test_an_end_inside_a_completion_is_not_its_end():
+  chat = words('llama3_chat')
+  found = chat.render(turns('24?', '1<|eot_id|>2<|eom_id|>3'))
+  assert found.tokens[found.mask].tolist() == chat.encode(
+      '1<|eot_id|>2<|eom_id|>3<|eot_id|>')
+
+
 CONTENT = strategies.text(strategies.characters(
     exclude_categories=['Cs'], exclude_characters='<'), max_size=30)
 
@@ -220,6 +227,18 @@ def test_decoding_keeps_text_and_drops_ends():
   assert chat.decode([chat.end, *chat.stops]) == ''
   assert '<tool_call>' in chat.decode(chat.encode('<tool_call>'))
   assert chat.unknown('naïve 数字') == []
+
+
+def test_an_end_that_is_no_special_token_is_dropped_as_well(tmp_path):
+  folder = copied(tmp_path, 'qwen2_chat')
+  tree = json.loads((folder / 'tokenizer.json').read_text())
+  for token in tree['added_tokens']:
+    token['special'] = token['content'] == '<|im_start|>'
+  (folder / 'tokenizer.json').write_text(json.dumps(tree))
+  put(folder / 'tokenizer_config.json', eos_token=None, pad_token=None)
+  chat = loaded(folder)
+  assert chat.decode(chat.completion('3*8')) == '3*8'
+  assert chat.decode(chat.encode('<tool_call>')) == '<tool_call>'
 
 
 # What the template is told.
