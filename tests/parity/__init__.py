@@ -1,0 +1,1 @@
+"""Real models beside their reference, which is transformers with torch."""
