@@ -64,16 +64,15 @@ def config(
     epsilon: float = 1e-2, tied: bool = False,
     cross: tuple[int, ...] | None = None,
 ) -> dict[str, Any]:
-  """Fields of a config.json; a head of `size` is width / heads if it fits."""
-  width = width or heads * size
+  """Fields of a config.json; with a `width` it says the size of a head."""
   made = dict(
-      vocab_size=64, hidden_size=width, intermediate_size=hidden,
-      num_hidden_layers=layers, num_attention_heads=heads,
-      num_key_value_heads=kv_heads, rms_norm_eps=epsilon,
-      max_position_embeddings=512, rope_parameters=rope,
-      tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2,
-      pad_token_id=63)
-  if width != heads * size:
+      vocab_size=64, hidden_size=width or heads * size,
+      intermediate_size=hidden, num_hidden_layers=layers,
+      num_attention_heads=heads, num_key_value_heads=kv_heads,
+      rms_norm_eps=epsilon, max_position_embeddings=512,
+      rope_parameters=rope, tie_word_embeddings=tied,
+      bos_token_id=1, eos_token_id=2, pad_token_id=63)
+  if width:
     made['head_dim'] = size
   if cross is not None:
     made['cross_attention_layers'] = list(cross)
@@ -99,7 +98,7 @@ FIXTURES = {
         'qwen2', config(14, 2, 4, plain(1_000_000.0), tied=True,
                         epsilon=1e-6)),
     'qwen3': Case(
-        'qwen3', config(4, 4, 8, plain(1_000_000.0)),
+        'qwen3', config(4, 4, 8, plain(1_000_000.0), width=32),
         spelling='rope_scaling'),
     'qwen3_tied_wide_heads': Case(
         'qwen3', config(4, 2, 16, plain(1_000_000.0), width=32, tied=True,
@@ -118,9 +117,8 @@ def draw(rng: np.random.Generator, family: str) -> Case:
   pick = lambda *choices: choices[rng.integers(len(choices))]
   kv_heads, group = pick(1, 2, 3), pick(1, 2, 4, 7)
   size = pick(4, 8, 16)
-  width = None
-  if family in ('llama', 'qwen3') and rng.random() < .4:
-    width = pick(24, 40)
+  fitting = kv_heads * group * size
+  width = dict(llama=pick(None, None, 24, 40), qwen3=pick(fitting, 24, 40))
   cross = None
   layers = pick(1, 2, 3)
   if family == 'mllama':
@@ -130,8 +128,8 @@ def draw(rng: np.random.Generator, family: str) -> Case:
   return Case(
       family,
       config(kv_heads * group, kv_heads, size, _rope(rng, pick, size),
-             width=width, layers=layers, hidden=pick(24, 56), cross=cross,
-             epsilon=pick(1e-6, 1e-5, 1e-3, 1e-2),
+             width=width.get(family), layers=layers, cross=cross,
+             hidden=pick(24, 56), epsilon=pick(1e-6, 1e-5, 1e-3, 1e-2),
              tied=family != 'mllama' and pick(True, False)),
       spelling=pick('rope_parameters', 'rope_scaling'),
       dtype=pick('float32', 'bfloat16', 'float16'), shards=pick(1, 1, 3),

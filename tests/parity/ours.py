@@ -1,10 +1,11 @@
 """What rlft says of a checkpoint, through the doors that everyone uses."""
+import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Float, Int, PyTree
 
 from rlft import policy
 from rlft.hf import architecture, reading
@@ -15,6 +16,8 @@ from rlft.types import Batch
 from tests.parity.numbers import Asked, Numbers
 
 NEVER = -1  # no token ends a completion
+# Each model is computed once: compiling is what takes time.
+QUICKLY = {'xla_backend_optimization_level': 0}
 
 
 def load(
@@ -45,7 +48,7 @@ def of(
     outputs = policy.forward(model, {'policy': params}, batch.tokens)
     return sft.loss(outputs, batch)[0], outputs.hidden
 
-  @jax.jit
+  @functools.partial(jax.jit, compiler_options=QUICKLY)
   def scored(params):
     (nll, hidden), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     logits = model.apply({'params': params}, hidden, method='head')
@@ -54,15 +57,30 @@ def of(
   logits, hidden, nll, gradient = jax.device_get(scored(params))
   return Numbers(
       logits, hidden, float(nll), _by_tensor(gradient, folder),
-      _greedy(model, params, asked), None)
+      greedy(model, params, asked), None)
 
 
-def _greedy(model, params, asked: Asked) -> np.ndarray:
+def logits(
+    model: transformer.Model, params: PyTree, asked: Asked,
+) -> Float[np.ndarray, 'B T V']:
+  """Of every position, and nothing else."""
+  @functools.partial(jax.jit, compiler_options=QUICKLY)
+  def scored(params):
+    hidden, _ = model.apply({'params': params}, jnp.asarray(asked.tokens))
+    return model.apply({'params': params}, hidden, method='head')
+  return np.asarray(scored(params))
+
+
+def greedy(
+    model: transformer.Model, params: PyTree, asked: Asked,
+) -> Int[np.ndarray, 'B N']:
+  """What is written after the prompts, with a cache."""
   keys = jax.random.split(jax.random.key(0), len(asked.prompts))
-  sampled = jax.jit(lambda params, prompts, keys: policy.sample(
-      model, {'policy': params}, prompts, keys, max_new_tokens=asked.new,
-      end=NEVER, pad=asked.pad, temperature=0.0))(
-          params, jnp.asarray(asked.prompts), keys)
+  sampled = jax.jit(
+      lambda params, prompts, keys: policy.sample(
+          model, {'policy': params}, prompts, keys, max_new_tokens=asked.new,
+          end=NEVER, pad=asked.pad, temperature=0.0),
+      compiler_options=QUICKLY)(params, jnp.asarray(asked.prompts), keys)
   return np.asarray(sampled.tokens)[:, asked.prompts.shape[1]:]
 
 

@@ -17,6 +17,7 @@ import transformers
 from tests.parity import draw
 from tests.parity.numbers import Asked, Numbers
 
+transformers.utils.logging.disable_progress_bar()
 NEW = 12  # tokens of a greedy continuation
 
 
@@ -103,6 +104,9 @@ def _older(found: dict[str, Any]) -> dict[str, Any]:
     found['text_config'] = _older(found['text_config'])
   if 'dtype' in found:
     found['torch_dtype'] = found.pop('dtype')
+  if found['model_type'] == 'llama' and found['head_dim'] * found[
+      'num_attention_heads'] == found['hidden_size']:
+    del found['head_dim']
   rope = found.pop('rope_parameters', None)
   if rope:
     found['rope_theta'] = rope.pop('rope_theta')
@@ -165,8 +169,8 @@ def _greedy(model, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
 
 def _gradients(model, asked: Asked) -> tuple[float, dict[str, np.ndarray]]:
   """SFT: the mean negative log-likelihood of the tokens of the mask."""
-  logits = model(**_inputs(asked.tokens, asked.tokens != asked.pad)).logits[:, :-1]
-  log_p = logits.log_softmax(-1).gather(
+  logits = model(**_inputs(asked.tokens, asked.tokens != asked.pad)).logits
+  log_p = logits[:, :-1].log_softmax(-1).gather(
       -1, torch.tensor(asked.tokens, dtype=torch.long)[:, 1:, None])[..., 0]
   mask = torch.tensor(asked.mask[:, 1:])
   loss = -log_p[mask].mean()
