@@ -1,1 +1,0 @@
-"""Real models beside their reference, which is transformers with torch."""
