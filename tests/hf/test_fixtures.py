@@ -40,5 +40,5 @@ def test_greedy_choices_are_clear(family):
   for name, case in draw.FIXTURES.items():
     if case.family == family:
       _, asked, want = fixtures.load(name)
-      assert want.margins.min() > 1e-3
+      assert want.margins.min() > numbers.CLEAR
       assert want.written.shape == (3, asked.new)

@@ -11,8 +11,6 @@ import sys
 
 from tests.parity import draw, fixtures, numbers, ours, reference
 
-CLEAR = 1e-3  # least margin of a greedy choice, of the largest logit
-
 
 def write(name: str, case: draw.Case) -> str:
   """Makes one; a seed whose greedy choices are not all clear is passed over."""
@@ -20,7 +18,7 @@ def write(name: str, case: draw.Case) -> str:
   while True:
     shutil.rmtree(folder, ignore_errors=True)
     asked, want = reference.make(case, folder)
-    if want.margins.min() > CLEAR:
+    if want.margins.min() > numbers.CLEAR:
       break
     case = case._replace(seed=case.seed + 1)
   fixtures.store(folder, asked, want)

@@ -24,9 +24,10 @@ class Numbers(NamedTuple):
   margins: Float[np.ndarray, 'B N'] | None  # of each choice, of logits' size
 
 
-def errors(
-    got: Numbers, want: Numbers, asked: Asked, clear: float = 1e-3,
-) -> dict[str, float]:
+CLEAR = 1e-3  # least margin of a choice that rounding cannot change
+
+
+def errors(got: Numbers, want: Numbers, asked: Asked) -> dict[str, float]:
   """Relative error of each number: largest gap over the largest one wanted.
 
   Logits and hidden states by position, gradients by tensor; `written` is the
@@ -44,7 +45,8 @@ def errors(
       logits=gap(got.logits[real], want.logits[real]),
       hidden=gap(got.hidden[real], want.hidden[real]),
       loss=abs(got.loss - want.loss) / abs(want.loss),
-      written=float(np.mean(_differ(got, want, clear))))
+      written=float(np.mean(differ(
+          got.written, want.written, want.margins))))
   return found | {
       f'gradient of {name}': gap(
           got.gradients[name].reshape(1, -1),
@@ -52,6 +54,10 @@ def errors(
       for name in sorted(expected)}
 
 
-def _differ(got, want, clear) -> Bool[np.ndarray, 'B N']:
-  doubtful = np.logical_or.accumulate(want.margins < clear, axis=1)
-  return (got.written != want.written) & ~doubtful
+def differ(
+    got: Int[np.ndarray, 'B N'], want: Int[np.ndarray, 'B N'],
+    margins: Float[np.ndarray, 'B N'],
+) -> Bool[np.ndarray, 'B N']:
+  """Where other tokens are written, up to a choice that was not clear."""
+  doubtful = np.logical_or.accumulate(margins < CLEAR, axis=1)
+  return (got != want) & ~doubtful

@@ -167,6 +167,18 @@ def _greedy(model, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
   return tokens[:, asked.prompts.shape[1]:], np.stack(margins, 1)
 
 
+@torch.no_grad()
+def generate(model: torch.nn.Module, asked: Asked) -> np.ndarray:
+  """The same by its own door, with its cache."""
+  seen = asked.prompts != asked.pad
+  found = model.generate(
+      **_inputs(asked.prompts, seen) | dict(position_ids=None),
+      generation_config=transformers.GenerationConfig(
+          do_sample=False, max_new_tokens=asked.new, eos_token_id=None,
+          pad_token_id=asked.pad))
+  return found[:, seen.shape[1]:].numpy().astype(np.int32)
+
+
 def _gradients(model, asked: Asked) -> tuple[float, dict[str, np.ndarray]]:
   """SFT: the mean negative log-likelihood of the tokens of the mask."""
   logits = model(**_inputs(asked.tokens, asked.tokens != asked.pad)).logits
