@@ -117,8 +117,9 @@ def draw(rng: np.random.Generator, family: str) -> Case:
   pick = lambda *choices: choices[rng.integers(len(choices))]
   kv_heads, group = pick(1, 2, 3), pick(1, 2, 4, 7)
   size = pick(4, 8, 16)
-  fitting = kv_heads * group * size
-  width = dict(llama=pick(None, None, 24, 40), qwen3=pick(fitting, 24, 40))
+  heads = kv_heads * group
+  width = dict(llama=pick(None, None, 6 * heads),  # a multiple in any case
+               qwen3=pick(size * heads, 24, 40))
   cross = None
   layers = pick(1, 2, 3)
   if family == 'mllama':
@@ -127,7 +128,7 @@ def draw(rng: np.random.Generator, family: str) -> Case:
         layers, rng.integers(layers), replace=False).tolist()))
   return Case(
       family,
-      config(kv_heads * group, kv_heads, size, _rope(rng, pick, size),
+      config(heads, kv_heads, size, _rope(rng, pick, size),
              width=width.get(family), layers=layers, cross=cross,
              hidden=pick(24, 56), epsilon=pick(1e-6, 1e-5, 1e-3, 1e-2),
              tied=family != 'mllama' and pick(True, False)),
@@ -146,7 +147,7 @@ def _rope(rng, pick, size: int) -> dict[str, Any]:
   context, low = pick(24, 48), pick(1.0, 2.0)
   high = pick(4.0, 6.0)
   while not _transition(base, size, context, low, high):
-    base = float(np.exp(rng.uniform(math.log(30), math.log(1e6))))
+    base = float(np.exp(rng.uniform(math.log(2), math.log(1e6))))
   return llama3(pick(8.0, 32.0), base, context, low=low, high=high)
 
 

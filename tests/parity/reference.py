@@ -171,11 +171,11 @@ def _greedy(model, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
 def generate(model: torch.nn.Module, asked: Asked) -> np.ndarray:
   """The same by its own door, with its cache."""
   seen = asked.prompts != asked.pad
-  found = model.generate(
-      **_inputs(asked.prompts, seen) | dict(position_ids=None),
-      generation_config=transformers.GenerationConfig(
-          do_sample=False, max_new_tokens=asked.new, eos_token_id=None,
-          pad_token_id=asked.pad))
+  inputs = _inputs(asked.prompts, seen)
+  del inputs['position_ids']
+  model.generation_config = transformers.GenerationConfig(
+      do_sample=False, max_new_tokens=asked.new, pad_token_id=asked.pad)
+  found = model.generate(**inputs)
   return found[:, seen.shape[1]:].numpy().astype(np.int32)
 
 
