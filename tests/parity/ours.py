@@ -56,7 +56,7 @@ def of(
 
   logits, hidden, nll, gradient = jax.device_get(scored(params))
   return Numbers(
-      logits, hidden, float(nll), _by_tensor(gradient, folder),
+      logits, hidden, float(nll), by_tensor(gradient, folder),
       greedy(model, params, asked), None)
 
 
@@ -84,7 +84,7 @@ def greedy(
   return np.asarray(sampled.tokens)[:, asked.prompts.shape[1]:]
 
 
-def _by_tensor(tree: PyTree, folder: pathlib.Path) -> dict[str, np.ndarray]:
+def by_tensor(tree: PyTree, folder: pathlib.Path) -> dict[str, np.ndarray]:
   """Parameters under the names and in the layout of the checkpoint."""
   leaves = trees.named(tree)
   _, where = reading.plan(folder, {k: x.shape for k, x in leaves.items()})
