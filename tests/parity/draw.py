@@ -138,16 +138,17 @@ def draw(rng: np.random.Generator, family: str) -> Case:
 
 
 def _rope(rng, pick, size: int) -> dict[str, Any]:
-  kind = pick('default', 'linear', 'llama3', 'llama3')
+  kind = pick('default', 'linear', 'llama3', 'llama3') if size > 4 else (
+      pick('default', 'linear'))  # two frequencies: none is in between
   base = float(np.exp(rng.uniform(math.log(300), math.log(1e6))))
   if kind == 'default':
     return plain(base)
   if kind == 'linear':
     return linear(pick(2.0, 8.0), base)
-  context, low = pick(24, 48), pick(1.0, 2.0)
+  context, low = pick(48, 96), pick(1.0, 2.0)
   high = pick(4.0, 6.0)
   while not _transition(base, size, context, low, high):
-    base = float(np.exp(rng.uniform(math.log(2), math.log(1e6))))
+    base = float(np.exp(rng.uniform(math.log(10), math.log(1e6))))
   return llama3(pick(8.0, 32.0), base, context, low=low, high=high)
 
 
