@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	-c $(CONSTRAINTS)
 
-.PHONY: demo test lint smoke bench clean
+.PHONY: demo test lint smoke bench parity parity-full clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py \
@@ -24,6 +24,15 @@ smoke: $(VENV)/.installed
 	rm -rf runs/smoke
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py:smoke \
 		--run_dir=runs/smoke
+
+# random models beside transformers with torch; PARITY_SEED=... repeats a run
+PARITY_SEED ?= $(shell date +%s)
+parity: $(VENV)/.compared
+	PARITY_SEED=$(PARITY_SEED) JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest \
+		-n 2 -rP -o python_files='test_*.py live.py' tests/parity
+
+parity-full: export PARITY_DRAWS = 50
+parity-full: parity
 
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
@@ -42,6 +51,10 @@ $(VENV)/.installed: setup.py constraints.txt | $(VENV)/.made
 
 $(VENV)/.tested: $(VENV)/.installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.compared: $(VENV)/.tested
+	$(PIP) -e '.[test,parity]'
 	touch $@
 
 clean:

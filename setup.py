@@ -40,6 +40,7 @@ setuptools.setup(
             'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6',
             'matplotlib>=3.10',  # plots of the notebook
         ],
+        'parity': ['torch==2.13.0'],  # what models are compared with
         'notebook': ['matplotlib>=3.10', 'ipykernel>=6'],
     },
     entry_points={'console_scripts': ['rlft=rlft.main:main']},

@@ -73,9 +73,13 @@ def finite(array: Shaped[np.ndarray, '...']) -> bool:
 def finite_words(data: Any, dtype: str) -> bool:
   """The same for the raw bytes of a tensor."""
   # By bits: isfinite of bfloat16 is a loop that is twenty times slower.
+  # Some at a time: the words that are looked at are not all held twice.
   word, exponent = EXPONENT[dtype]
-  words = np.frombuffer(data, word)
-  return not ((words & word(exponent)) == word(exponent)).any()
+  words, bits = np.frombuffer(data, word), word(exponent)
+  step = CHUNK // words.itemsize
+  return not any(
+      ((words[at:at + step] & bits) == bits).any()
+      for at in range(0, words.size, step))
 
 
 class Digests(NamedTuple):

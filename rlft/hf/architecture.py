@@ -67,33 +67,52 @@ def parse(config: dict[str, Any], file: str) -> Architecture:
       raise ValueError(f'{file}: text_config is missing')
     file = f'{file} text_config'
     _refuse(text, file)
-  skipped = _skipped(text, file) if family == 'mllama' else set()
   depth = _count(text, 'num_hidden_layers', file)
+  skipped = _skipped(text, depth, file) if family == 'mllama' else set()
   layers = tuple(i for i in range(depth) if i not in skipped)
   heads = _count(text, 'num_attention_heads', file)
+  kv_heads = _count(
+      text, 'num_key_value_heads', file, heads if family == 'llama' else None)
+  if heads % kv_heads:
+    raise ValueError(f'{file}: num_attention_heads={heads} is no multiple of '
+                     f'num_key_value_heads={kv_heads}')
   shape = dict(
       vocabulary=_count(text, 'vocab_size', file),
       width=_count(text, 'hidden_size', file), layers=len(layers),
-      heads=heads,
-      kv_heads=_count(text, 'num_key_value_heads', file, heads if (
-          family == 'llama') else None),
+      heads=heads, kv_heads=kv_heads,
       hidden=_count(text, 'intermediate_size', file),
       epsilon=_number(text, 'rms_norm_eps', file),
       rope=_rope(text, file), qkv_bias=family == 'qwen2',
       qk_norm=family == 'qwen3', tied=_tied(config, text, file),
       extra_embeddings=IMAGE_TOKENS if family == 'mllama' else 0)
-  size = _count(text, 'head_dim', file, None if family == 'qwen3' else (
-      shape['width'] // heads))
+  size = _head_size(text, shape, family, file)
   if size * heads != shape['width']:
     shape['head_size'] = size
   return Architecture(family, shape, layers, file)
 
 
+def _head_size(
+    text: dict[str, Any], shape: dict[str, Any], family: str, file: str,
+) -> int:
+  """head_dim, or width / heads; Qwen3's config class has another default."""
+  width, heads = shape['width'], shape['heads']
+  given = family == 'qwen3' or text.get('head_dim') is not None
+  if not given and width % heads:
+    raise ValueError(f'{file}: hidden_size={width} is no multiple of '
+                     f'num_attention_heads={heads}, and head_dim is missing')
+  size = _count(text, 'head_dim', file, None if given else width // heads)
+  if size % 2:
+    raise ValueError(f'{file}: head_dim is {size}: an odd head cannot be '
+                     'rotated')
+  return size
+
+
 def _refuse(config: dict[str, Any], file: str) -> None:
   for field, neutral in NEUTRAL.items():
     value = config.get(field)
-    if field == 'layer_types' and value is not None:
-      value = None if set(value) <= {'full_attention'} else value
+    if field == 'layer_types' and isinstance(value, list) and all(
+        kind == 'full_attention' for kind in value):
+      continue
     if value is not None and value not in neutral:
       raise ValueError(
           f'{file}: {field}={value!r} is not supported'
@@ -102,11 +121,15 @@ def _refuse(config: dict[str, Any], file: str) -> None:
              else ''))
 
 
-def _skipped(text: dict[str, Any], file: str) -> set[int]:
+def _skipped(text: dict[str, Any], depth: int, file: str) -> set[int]:
   """The layers that attend to images; a text passes none of them."""
   found = text.get('cross_attention_layers')
-  if not isinstance(found, list) or not all(isinstance(x, int) for x in found):
-    raise ValueError(f'{file}: cross_attention_layers={found!r} is no list')
+  if not isinstance(found, list) or not all(
+      type(x) is int and 0 <= x < depth for x in found) or (
+          len(set(found)) == depth):
+    raise ValueError(
+        f'{file}: cross_attention_layers={found!r} does not list some of '
+        f'{depth} layers')
   return set(found)
 
 
