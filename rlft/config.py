@@ -29,6 +29,8 @@ def skeleton() -> ml_collections.ConfigDict:
       tokenizer='asset:points24',
       critic=False,  # a separate value model beside the policy
       # a preset, or the fields of a shape; neither: as the model of init
+      # rank 0: none; select: a regex on kernels, '' for all of the blocks
+      lora=dict(rank=0, alpha=16.0, select=''),
       model=dict(name='transformer', preset='nano', dtype='float32',
                  shape=EMPTY()),
       env=EMPTY(),
@@ -150,7 +152,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   else:
     full = skeleton()
     _same_keys(config, full, 'section')
-    for name in ('evaluate', 'checkpoint', 'log'):
+    for name in ('lora', 'evaluate', 'checkpoint', 'log'):
       _same_keys(config[name], full[name], f'key of config.{name}')
     if config.log.every == 0:
       raise ValueError('config.log.every is 0: give a whole number from 1')
@@ -220,7 +222,7 @@ LEAST = {  # whole numbers
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
                      'draws'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon'), 0)}
+                     'warmup_steps', 'horizon', 'rank'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')
 

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
+from rlft.adapters import lora
 from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 
@@ -19,13 +21,15 @@ from rlft.training import checkpoint, metrics
 def load(name: object) -> PyTree:
   """Parameters {'policy': ...} of 'asset:NAME' or 'RUN_DIR@STEP'.
 
+  Adapters are merged into the policy.
   Raises ValueError for what is missing, truncated or not as its provenance
   file says.
   """
   name = spelled(name)
   if name.startswith('asset:'):
     return {'policy': load_asset(name.removeprefix('asset:'))}
-  return checkpoint.load_params(name)
+  return jax.tree.map(
+      np.asarray, lora.merge(checkpoint.load_params(name)))
 
 
 def spelled(name: object) -> str:
@@ -46,7 +50,7 @@ def fingerprints(name: str) -> dict[str, str]:
     with safetensors.safe_open(path, framework='np') as file:
       return trees.fingerprints(
           {k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-  return trees.fingerprints(checkpoint.load_params(name)['policy'])
+  return trees.fingerprints(load(name)['policy'])
 
 
 def verify(name: str) -> None:
@@ -173,7 +177,7 @@ def ship(checkpoint_name: str, asset: str) -> Path:
   config = checkpoint.run_config(run_dir)
   git = (run_dir / 'git.txt').read_text().split('\n')
   path = tokenizer.ASSETS / asset
-  params = checkpoint.load_params(f'{run_dir}@{step}')['policy']
+  params = load(f'{run_dir}@{step}')['policy']
   save_asset(path, params, {
       'step': step, 'seed': config['seed'],
       'commit': git[0], 'changed_since_commit': len(git) > 2,
