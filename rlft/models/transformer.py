@@ -54,7 +54,7 @@ class Dense(nn.Module):
     if not self.bias:
       return y
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    return y + bias.astype(self.dtype)
+    return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
 
 
 class RMSNorm(nn.Module):
