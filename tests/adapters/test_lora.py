@@ -250,7 +250,8 @@ def test_leaves_of_a_checkpoint_are_those_of_the_merged_policy_to_the_bit():
   """A bias lies beside an adapter, and is left alone."""
   params = adapted('qwen2', select='(query|up|head)/kernel$')
   stored = {k: np.asarray(v) for k, v in trees.named(params).items()}
-  want = trees.named(lora.merge(params)['policy'])
+  want = {k: np.asarray(v) for k, v in trees.named(
+      lora.merge(params)['policy']).items()}
   paths = lora.policy_leaves(stored)
   assert sorted(paths) == sorted(want)
   for path, leaf in want.items():
