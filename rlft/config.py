@@ -28,9 +28,9 @@ def skeleton() -> ml_collections.ConfigDict:
       base='',  # what kl_to_base is measured from; '' is init
       tokenizer='asset:points24',
       critic=False,  # a separate value model beside the policy
-      # a preset, or the fields of a shape; neither: as the model of init
       # rank 0: none; select: a regex on kernels, '' for all of the blocks
       lora=dict(rank=0, alpha=16.0, select=''),
+      # a preset, or the fields of a shape; neither: as the model of init
       model=dict(name='transformer', preset='nano', dtype='float32',
                  shape=EMPTY()),
       env=EMPTY(),
