@@ -4,6 +4,7 @@ Every section is bound as a run would bind it, and tried on as little as shows
 that it works; no weights are trained and no directory is made. Each function
 raises ValueError with one line that says what to do.
 """
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from rlft import (
     train,
     weights,
 )
+from rlft.adapters import lora
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -41,6 +43,10 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   family, model = train.build_model(config.model, words)
   shapes = jax.eval_shape(
       lambda k: family.initialise(model, k), jax.random.key(0))
+  with parts.named('config.lora'):
+    jax.eval_shape(
+        functools.partial(lora.attach, **config.lora.to_dict()),
+        {'policy': shapes}, jax.random.key(0))
   source = train.build_source(config, model, words, {})
   train.build_update(config, model)
   section = config.experience

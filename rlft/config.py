@@ -30,6 +30,8 @@ def skeleton() -> ml_collections.ConfigDict:
       tokenizer='asset:points24',  # or 'hf:DIR', a model's own
       chat=EMPTY(),  # what its chat template is told: date_string, ...
       critic=False,  # a separate value model beside the policy
+      # rank 0: none; select: a regex on kernels, '' for all of the blocks
+      lora=dict(rank=0, alpha=16.0, select=''),
       # a preset, or the fields of a shape; neither: as the model of init
       model=dict(name='transformer', preset='nano', dtype='float32',
                  shape=EMPTY()),
@@ -153,7 +155,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   else:
     full = skeleton()
     _same_keys(config, full, 'section')
-    for name in ('evaluate', 'checkpoint', 'log'):
+    for name in ('lora', 'evaluate', 'checkpoint', 'log'):
       _same_keys(config[name], full[name], f'key of config.{name}')
     if config.log.every == 0:
       raise ValueError('config.log.every is 0: give a whole number from 1')
@@ -223,7 +225,7 @@ LEAST = {  # whole numbers
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
                      'draws'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon', 'top_k'), 0)}
+                     'warmup_steps', 'horizon', 'top_k', 'rank'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')
 

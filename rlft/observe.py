@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rlft import parts
+from rlft.adapters import lora
 from rlft.training import metrics
 
 OURS = (  # not the config's to say
@@ -61,7 +62,7 @@ def rehearse(analysis: Analysis, shapes: PyTree) -> None:
 def recorder(
     run_dir: Path, start: int, analyses: Sequence[Analysis], base: PyTree,
 ) -> Callable[[int, PyTree, metrics.Clock], bool]:
-  """record(step, policy, clock) -> whether any analysis was due, and is done.
+  """record(step, params, clock) -> whether any analysis was due, and is done.
 
   Rows beyond the step `start` are a lost run's and go. What is analysed stays
   where it is; only rows come to the host.
@@ -70,11 +71,12 @@ def recorder(
   for analysis in analyses:
     metrics.truncate(path(analysis), start)
 
-  def record(step, policy, clock):
+  def record(step, params, clock):
     due = [analysis for analysis in analyses if step in analysis.steps]
     for analysis in due:
-      jax.block_until_ready(policy)  # or it would pay for the update, too
+      jax.block_until_ready(params)  # or it would pay for the update, too
       clock.lap('update')
+      policy = lora.merge(params)['policy']
       for row in analysis.rows(base, policy):
         metrics.append(path(analysis), {'step': step, **row})
       clock.lap(analysis.name)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from rlft.adapters import lora, value_head
 from rlft.ops import log_probs
 from rlft.types import Outputs
 
@@ -28,40 +29,18 @@ def forward(
 ) -> Outputs:
   """Scores every token; `params` = {'policy': ..., maybe 'critic': ...}.
 
-  Without a critic the values are zeros, which only an objective that needs
-  one would notice.
+  Adapters are applied as they are, see `lora.attach`. Without a critic the
+  values are zeros, which only an objective that needs one would notice.
   """
-  policy = {'params': params['policy']}
+  policy = lora.variables(params)
   hidden, _ = model.apply(policy, tokens)
   log_p, entropy = log_probs.of_tokens(
       lambda h: model.apply(policy, h, method='head'), hidden, tokens,
       temperature=temperature)
   values = jnp.zeros_like(log_p)
   if 'critic' in params:
-    values = value(model, params['critic'], tokens)
+    values = value_head.values(model, params['critic'], tokens)
   return Outputs(log_p, entropy, values, hidden)
-
-
-def value(
-    model: Any, critic: PyTree, tokens: Int[Array, 'B T']
-) -> Float[Array, 'B T']:
-  """V(prefix before each token), from a separate model with a value head."""
-  hidden, _ = model.apply({'params': critic['model']}, tokens)
-  wide = hidden.astype(jnp.float32)
-  v = wide @ critic['value_head']['kernel'] + critic['value_head']['bias'][0]
-  return jnp.pad(v[:, :-1, 0], ((0, 0), (1, 0)))
-
-
-def make_critic(policy: PyTree) -> PyTree:
-  """A critic that starts as the policy, with a value head of zeros."""
-  width = policy['final_norm']['scale'].shape[0]
-  body = {k: v for k, v in policy.items() if k != 'head'}
-  return {
-      # the head is kept out of the gradient's way, not out of the module's
-      'model': jax.tree.map(jnp.copy, body),
-      'value_head': {
-          'kernel': jnp.zeros((width, 1)), 'bias': jnp.zeros((1,))},
-  }
 
 
 def _choose(

@@ -25,6 +25,7 @@ from rlft import (
     tokenizer,
     weights,
 )
+from rlft.adapters import lora, value_head
 from rlft.training import checkpoint, metrics, optimizer, progress, steps
 from rlft.types import Source, TrainState
 
@@ -46,7 +47,7 @@ def build(config: ml_collections.ConfigDict) -> Job:
   model, params = build_params(config, words)
   update, tx, probe = build_update(config, model)
   source = build_source(config, model, words, jax.tree.map(
-      jnp.copy, {'policy': params['policy']}))
+      jnp.copy, {'policy': lora.merge(params)['policy']}))
   state = TrainState(
       jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params),
       jax.random.key(config.seed))
@@ -131,8 +132,10 @@ def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
       lambda x: x if isinstance(x, jax.Array) else jnp.array(x),
       {'policy': found})
   if config.critic:
-    params['critic'] = policy.make_critic(params['policy'])
-  return model, params
+    params['critic'] = value_head.make(params['policy'])
+  with parts.named('config.lora'):
+    return model, lora.attach(
+        params, steps.stream(key, 'init', 1), **config.lora.to_dict())
 
 
 @functools.lru_cache  # runs of a study that differ in their start share it
@@ -240,8 +243,9 @@ def starting_policy(job: Job, manager) -> Any:
   if not job.analyses:
     return None
   if 0 in manager.all_steps():
-    return checkpoint.restore_params(manager, 0, job.state.params)['policy']
-  return jax.tree.map(jnp.copy, job.state.params['policy'])
+    return lora.merge(checkpoint.restore_params(
+        manager, 0, job.state.params))['policy']
+  return jax.tree.map(jnp.copy, lora.merge(job.state.params)['policy'])
 
 
 def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
@@ -258,7 +262,8 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
   def settle(step):
     due = marks(config.evaluate, config.num_steps)
     if step in due:
-      evaluate.record(run_dir, step, job.evaluations, state.params)
+      evaluate.record(
+          run_dir, step, job.evaluations, lora.merge(state.params))
     if step in marks(config.checkpoint, config.num_steps):
       checkpoint.save(manager, state, source_state, meta)
 
@@ -275,7 +280,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
     state, seen = job.update(state, batch)
     # the source's first draw would wait for it, on the experience's account
     jax.block_until_ready(state.params)
-    analysed = analyse(step + 1, state.params['policy'], clock)
+    analysed = analyse(step + 1, state.params, clock)
     if analysed or (step + 1) % config.log.every == 0 or step == 0:
       seen = jax.device_get(seen)
       clock.lap('update')

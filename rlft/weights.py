@@ -10,12 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
 from rlft import tokenizer
+from rlft.adapters import lora
 from rlft.hf import architecture, reading
 from rlft.ops import trees
 from rlft.training import checkpoint, metrics
@@ -26,6 +28,7 @@ HF = 'hf:'
 def load(name: object) -> PyTree:
   """Parameters {'policy': ...} of 'asset:NAME', 'hf:DIR' or 'RUN_DIR@STEP'.
 
+  Adapters are merged into the policy.
   Raises ValueError for what is missing, truncated or not as its provenance
   file says.
   """
@@ -35,7 +38,8 @@ def load(name: object) -> PyTree:
   if name.startswith(HF):
     folder = name.removeprefix(HF)
     return {'policy': reading.params(folder, reading.shapes(folder))}
-  return checkpoint.load_params(name)
+  return jax.tree.map(
+      np.asarray, lora.merge(checkpoint.load_params(name)))
 
 
 def spelled(name: object) -> str:
@@ -217,7 +221,7 @@ def ship(checkpoint_name: str, asset: str) -> Path:
   config = checkpoint.run_config(run_dir)
   git = (run_dir / 'git.txt').read_text().split('\n')
   path = tokenizer.ASSETS / asset
-  params = checkpoint.load_params(f'{run_dir}@{step}')['policy']
+  params = load(f'{run_dir}@{step}')['policy']
   save_asset(path, params, {
       'step': step, 'seed': config['seed'],
       'commit': git[0], 'changed_since_commit': len(git) > 2,

@@ -18,7 +18,8 @@ LAYERS = (
     ('training', 'experience'),
     ('objectives',),
     ('policy', 'episodes'),
-    ('models', 'envs', 'rewards', 'curricula', 'decoding', 'transforms'),
+    ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
+     'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments'),
     ('types',),
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlft import policy
+from rlft.adapters import value_head
 from tests import tiny
 
 NEW = 6
@@ -154,13 +155,13 @@ ROWS = jnp.asarray(np.vstack([ROW, ROW + 20 * np.eye(6, dtype=np.int32)]))
 def with_critic(seed=0):
   """A policy with a critic whose value head is not zero any more."""
   params = tiny.initialised(seed)
-  critic = policy.make_critic(params['policy'])
+  critic = value_head.make(params['policy'])
   return {**params, 'critic': tiny.noised(critic, 0.3)}
 
 
 def test_a_new_critic_values_everything_at_zero_and_is_a_copy():
   params = tiny.initialised()
-  critic = policy.make_critic(params['policy'])
+  critic = value_head.make(params['policy'])
   out = scorer(1.0)({**params, 'critic': critic}, ROWS)
   assert not np.asarray(out.values).any()
   body, own = critic['model'], params['policy']

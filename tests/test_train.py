@@ -12,7 +12,8 @@ from rlft.training import checkpoint, metrics
 from rlft.types import Source
 from tests import tiny
 
-CONFIGS = {'sft': tiny.sft_config, 'rl': tiny.rl_config}
+CONFIGS = {'sft': tiny.sft_config, 'rl': tiny.rl_config,
+           'lora': tiny.lora_config}
 MACHINE = ('second', 'compilations')  # in names of what the machine decides
 
 
@@ -56,7 +57,7 @@ def rows_of(run_dir):
   return plain('metrics.jsonl'), plain('evals.jsonl'), samples
 
 
-@pytest.fixture(scope='module', params=['sft', 'rl'])
+@pytest.fixture(scope='module', params=list(CONFIGS))
 def whole(request, tmp_path_factory):
   """(kind, directory, last state) of a run that nobody interrupted."""
   run_dir = tmp_path_factory.mktemp(request.param)
@@ -271,6 +272,7 @@ def test_one_pass_is_on_policy_too():
 def test_the_critic_is_built_where_it_is_asked_for():
   assert set(built('sft').state.params) == {'policy'}
   assert set(built('rl').state.params) == {'policy', 'critic'}
+  assert set(built('lora').state.params) == {'frozen', 'lora', 'critic'}
 
 
 def test_the_seed_decides_the_parameters():

@@ -69,6 +69,13 @@ def rl_config(num_steps: int = 4):
   return config
 
 
+def lora_config(num_steps: int = 4):
+  """The same, of adapters."""
+  config = rl_config(num_steps)
+  config.lora.rank = 3
+  return config
+
+
 def game(**rules) -> dict:
   """The card game's section."""
   return dict(

@@ -1,8 +1,8 @@
 """RUN_DIR@STEP and asset:NAME as named tensors; only the policy is taken.
 
 The leaves of a run are stacks over layers, and one leaf is read at a time: so
-memory goes with the largest stack, not with the model. An asset is small, and
-is loaded whole.
+memory goes with the largest stack, not with the model. Adapters are merged, one
+kernel at a time. An asset is small, and is loaded whole.
 """
 import functools
 from collections.abc import Callable, Iterator
@@ -11,10 +11,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from rlft import weights
+from rlft.adapters import lora
 from rlft.checkpoints.tensor import CHUNK, DTYPES, Checkpoint, Tensor
 from rlft.training import checkpoint
-
-POLICY = 'policy/'
 
 
 def read(name: str) -> Checkpoint:
@@ -24,10 +23,10 @@ def read(name: str) -> Checkpoint:
     shapes = {k: (v.shape, v.dtype) for k, v in arrays.items()}
     load = arrays.__getitem__
   else:
-    shapes = {
-        k.removeprefix(POLICY): v for k, v in checkpoint.leaves(name).items()
-        if k.startswith(POLICY)}
-    load = lambda leaf: checkpoint.load_leaf(name, POLICY + leaf)
+    stored = checkpoint.leaves(name)
+    shapes = {k: stored[v] for k, v in lora.policy_leaves(stored).items()}
+    load = lambda leaf: lora.load_leaf(
+        leaf, stored, functools.partial(checkpoint.load_leaf, name))
   spelled = {v: k for k, v in DTYPES.items()}
   tensors = {k: Tensor(shape, spelled.get(dtype, str(dtype)))
              for k, (shape, dtype) in shapes.items()}

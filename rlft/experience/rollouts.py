@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rlft import episodes, policy
+from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
 from rlft.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ def make(
     tasks = [env.sample(rng) for _ in range(prompts)]
     played = episodes.play(
         env.respond, [t for t in tasks for _ in range(group)], complete,
-        params, tokenizer, key, tries=tries)
+        lora.merge(params), tokenizer, key, tries=tries)
     arrays, sampled = to_arrays(played, tokenizer.pad, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     mask = arrays['mask']

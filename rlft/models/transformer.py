@@ -33,7 +33,7 @@ class Cache(NamedTuple):
 
 
 class Dense(nn.Module):
-  """A kernel, maybe a bias, contracted in the compute dtype."""
+  """A kernel, maybe a bias and an adapter, in the compute dtype."""
   features: int
   dtype: Any
   scale: float = 1.0
@@ -46,6 +46,11 @@ class Dense(nn.Module):
     kernel = self.param('kernel', init, (x.shape[-1], self.features))
     y = jnp.matmul(x, kernel.astype(self.dtype),
                    preferred_element_type=self.result)
+    if self.has_variable('lora', 'a'):  # see adapters/lora.py
+      a, b = (self.get_variable('lora', name).astype(self.dtype)
+              for name in 'ab')
+      y = y + jnp.matmul(jnp.matmul(x, a), b,
+                         preferred_element_type=self.result)
     if not self.bias:
       return y
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -178,8 +183,8 @@ class Model(nn.Module):
         self.vocabulary + self.extra_embeddings, self.width, dtype=self.dtype,
         embedding_init=nn.initializers.normal(0.02))
     scanned = nn.scan(
-        Block, variable_axes={'params': 0}, split_rngs={'params': True},
-        in_axes=nn.broadcast, length=self.layers)
+        Block, variable_axes={'params': 0, 'lora': 0},
+        split_rngs={'params': True}, in_axes=nn.broadcast, length=self.layers)
     self.stack = scanned(
         name='layers', epsilon=self.epsilon,
         attention=dict(

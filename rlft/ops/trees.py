@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt32
 
+FROZEN = 'frozen'  # the group of parameters that has no gradient
 BLOCKS = r'(^|/)(query|key|value|out|gate|up|down)/kernel$'
 
 
@@ -69,6 +70,11 @@ def replace(params: PyTree, arrays: dict[str, Array]) -> PyTree:
           f'{path} has shape {leaves[path].shape}, not {array.shape}')
     leaves[path] = array.astype(leaves[path].dtype)
   return jax.tree.unflatten(jax.tree.structure(params), leaves.values())
+
+
+def trained(params: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """The groups of parameters that are updated: all but `FROZEN`."""
+  return {k: v for k, v in params.items() if k != FROZEN}
 
 
 def count(tree: PyTree) -> int:

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlft.ops import trees
+
 
 def constant(learning_rate: float, warmup_steps: int, num_steps: int):
   """Linear warm-up, then constant."""
@@ -48,6 +50,8 @@ def make(
 ) -> optax.GradientTransformation:
   """AdamW per group of parameters: 'policy' and, where there is one, 'critic'.
 
+  Adapters are the policy's: what is said of it here, its decay too, is of them.
+
   Gradients are clipped per group, so that a critic's error does not shrink the
   policy's step. The critic's rate and warm-up are the policy's unless given: a
   policy that warms up while its critic does not lets the critic, which starts
@@ -70,7 +74,11 @@ def make(
   given = lambda own, other: other if own is None else own
   critic = group(given(critic_learning_rate, learning_rate),
                  given(critic_warmup_steps, warmup_steps))
-  return optax.partition(
+  tx = optax.partition(
       {'policy': group(learning_rate, warmup_steps), 'critic': critic},
       lambda params: {
-          k: jax.tree.map(lambda _, k=k: k, v) for k, v in params.items()})
+          k: jax.tree.map(
+              lambda _, k=k: 'critic' if k == 'critic' else 'policy', v)
+          for k, v in params.items()})
+  return optax.GradientTransformation(
+      lambda params: tx.init(trees.trained(params)), tx.update)

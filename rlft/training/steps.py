@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from rlft.ops import trees
 from rlft.types import Metrics, TrainState
 
 STREAMS = {'init': 0, 'data': 1, 'rollout': 2, 'shuffle': 3}
@@ -20,15 +21,19 @@ def descend(
     state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
     tx: optax.GradientTransformation,
 ) -> tuple[TrainState, Metrics]:
-  """One optimizer step; does not count as a step of the loop."""
+  """One optimizer step; does not count as a step of the loop.
 
-  def objective(params):
-    return loss(forward(params, batch.tokens), batch)
+  What is frozen has neither gradient nor moments.
+  """
+  trained = trees.trained(state.params)
+
+  def objective(trained):
+    return loss(forward({**state.params, **trained}, batch.tokens), batch)
 
   (value, metrics), grads = jax.value_and_grad(
-      objective, has_aux=True)(state.params)
-  changes, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, changes)
+      objective, has_aux=True)(trained)
+  changes, opt_state = tx.update(grads, state.opt_state, trained)
+  params = {**state.params, **optax.apply_updates(trained, changes)}
   metrics = metrics | {
       'loss': value,
       'grad_norm': optax.tree.norm(grads),

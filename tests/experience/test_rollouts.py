@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlft import envs, episodes, policy
+from rlft.adapters import value_head
 from rlft.decoding import truncated
 from rlft.experience import rollouts
 from rlft.objectives import ppo
@@ -25,7 +26,7 @@ SCORE = functools.partial(
 
 @functools.cache
 def params():
-  critic = policy.make_critic(tiny.initialised()['policy'])
+  critic = value_head.make(tiny.initialised()['policy'])
   return {**tiny.initialised(), 'critic': tiny.noised(critic, 0.1)}
 
 
