@@ -6,6 +6,7 @@ Axis letters, declared once for the whole library:
   V  vocabulary               D  width of the model
   L  layers (stacked)         M x N  a weight matrix, input x output
   K  singular directions      R  rotated size (square)
+     or turns of a row
 
 Every per-token array has shape (B, T) and is aligned with the token that it
 scores: `log_probs[:, t]` is the log-probability of `tokens[:, t]` given the
@@ -44,6 +45,7 @@ class Rollout(NamedTuple):
   log_probs: Float[Array, 'B T']  # of the policy that sampled (behaviour)
   ref_log_probs: Float[Array, 'B T']  # of the frozen reference policy
   values: Float[Array, 'B T']  # critic's V(prefix before the token)
+  weights: Float[Array, 'B T']  # of the token in its turn's log-prob
 
 
 class Experience(NamedTuple):
