@@ -6,7 +6,6 @@ Axis letters, declared once for the whole library:
   V  vocabulary               D  width of the model
   L  layers (stacked)         M x N  a weight matrix, input x output
   K  singular directions      R  rotated size (square)
-     or turns of a row
 
 Every per-token array has shape (B, T) and is aligned with the token that it
 scores: `log_probs[:, t]` is the log-probability of `tokens[:, t]` given the

@@ -186,7 +186,7 @@ def respond(
 
 
 def spans(
-    task: Task, completion: str, *, thought_coef: float = 0.5
+    task: Task, completion: str, *, thought_coef: float | int = 0.5
 ) -> list[tuple[int, int, float]]:
   """What comes before the formula's key weighs `thought_coef`; the rest 1.
 

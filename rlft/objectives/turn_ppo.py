@@ -27,13 +27,12 @@ from rlft.types import Experience, Metrics, Outputs, Rollout
 def advantages(rollout: Rollout, *, discount: float = 0.9, lam: float = 0.95,
                whiten: bool = True) -> Experience:
   """GAE over turns; every token of a turn carries its turn's."""
-  ids, n = turns.ids_of(rollout.turn_ids, rollout.mask), rollout.mask.shape[1]
-  there = turns.present(ids, turns=n)
+  ids = turns.ids_of(rollout.turn_ids, rollout.mask)
+  starts = turns.starts(ids)
   gains, returns = credit.gae(
-      turns.total(rollout.rewards, ids, turns=n),
-      turns.first(rollout.values, ids, turns=n), there,
+      turns.total(rollout.rewards, ids), rollout.values, starts,
       discount=discount, lam=lam)
-  gains = masked.whiten(gains, there) if whiten else gains
+  gains = masked.whiten(gains, starts) if whiten else gains
   return Experience(
       rollout, turns.spread(gains, ids), turns.spread(returns, ids))
 
@@ -44,35 +43,32 @@ def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.1,
          kl_estimator: str = 'k3', ratio_guard: float | None = 10.0
          ) -> tuple[Float[Array, ''], Metrics]:
   """Policy, value, entropy and KL terms; no gradient enters `batch`."""
-  mask, n = batch.mask, batch.mask.shape[1]
-  ids = turns.ids_of(batch.rollout.turn_ids, mask)
-  there = turns.present(ids, turns=n)
+  mask, ids = batch.mask, turns.ids_of(batch.rollout.turn_ids, batch.mask)
+  starts = turns.starts(ids)  # where a turn's own numbers stand
   new = masked.keep_all(outputs, mask)
-  past, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
-  log_ratio = turns.total(
-      past.weights * (new.log_probs - past.log_probs), ids, turns=n)
+  old, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
+  log_ratio = turns.total(old.weights * (new.log_probs - old.log_probs), ids)
   ratio = jnp.exp(log_ratio)
-  values, old_values, gains, returns = (turns.first(x, ids, turns=n) for x in (
-      new.values, past.values, gains, returns))
   surrogate = ppo.clipped_surrogate(
       log_ratio, gains, clip=clip, ratio_guard=ratio_guard)
   if ratio_guard is not None:
     surrogate = jnp.where(ratio > ratio_guard, (1 + clip) * gains, surrogate)
-  plain_error = 0.5 * jnp.square(values - returns)
-  error = critic.half_square(values, old_values, returns, clip=value_clip)
-  penalty = kl.estimator(kl_estimator)(new.log_probs, past.ref_log_probs)
+  plain_error = 0.5 * jnp.square(new.values - returns)
+  error = critic.half_square(new.values, old.values, returns, clip=value_clip)
+  penalty = kl.estimator(kl_estimator)(new.log_probs, old.ref_log_probs)
   metrics = {
-      'policy_loss': -masked.mean(surrogate, there),
-      'value_loss': masked.mean(error, there),
+      'policy_loss': -masked.mean(surrogate, starts),
+      'value_loss': masked.mean(error, starts),
       'entropy': masked.mean(new.entropy, mask),
-      'kl': masked.mean(kl.k3(new.log_probs, past.ref_log_probs), mask),
-      'approx_kl': masked.mean(kl.k3(past.log_probs, new.log_probs), mask),
-      'ratio_mean': masked.mean(ratio, there),
-      'ratio_max': masked.maximum(ratio, there),
-      'clip_fraction': masked.mean((ratio - 1) * jnp.sign(gains) > clip, there),
-      'value_clip_fraction': masked.mean(error > plain_error, there),
+      'kl': masked.mean(kl.k3(new.log_probs, old.ref_log_probs), mask),
+      'approx_kl': masked.mean(kl.k3(old.log_probs, new.log_probs), mask),
+      'ratio_mean': masked.mean(ratio, starts),
+      'ratio_max': masked.maximum(ratio, starts),
+      'clip_fraction': masked.mean(
+          (ratio - 1) * jnp.sign(gains) > clip, starts),
+      'value_clip_fraction': masked.mean(error > plain_error, starts),
       'explained_variance': critic.explained_variance(
-          old_values, returns, there),
+          old.values, returns, starts),
       'completion_tokens': masked.count(mask)}
   return (metrics['policy_loss'] + value_coef * metrics['value_loss']
           - entropy_coef * metrics['entropy']

@@ -40,16 +40,16 @@ def advantages(rollout: Rollout, *, discount: float = 0.9, lam: float = 0.95,
   Which is what that code calls done. In units of the rollout's rewards, so
   times `experience.reward_scale`.
   """
-  ids, n = turns.ids_of(rollout.turn_ids, rollout.mask), rollout.mask.shape[1]
-  there = turns.present(ids, turns=n)
-  rewards = turns.total(rollout.rewards, ids, turns=n)
-  values = turns.first(rollout.values, ids, turns=n)
+  ids = turns.ids_of(rollout.turn_ids, rollout.mask)
+  starts = turns.starts(ids)
+  rewards = turns.total(rollout.rewards, ids)
   gains = credit.gae_of_stream(
-      rewards, values, there, rewards >= solved, discount=discount, lam=lam)
-  returns = masked.keep(gains + values, there)
-  count = masked.count(there)
+      rewards, rollout.values, starts, rewards >= solved, discount=discount,
+      lam=lam)
+  returns = masked.keep(gains + rollout.values, starts)
+  count = masked.count(starts)
   deviation = jnp.sqrt(
-      masked.variance(gains, there) * count / jnp.maximum(count - 1, 1))
-  gains = (gains - masked.mean(gains, there)) / (deviation + 1e-5)
+      masked.variance(gains, starts) * count / jnp.maximum(count - 1, 1))
+  gains = (gains - masked.mean(gains, starts)) / (deviation + 1e-5)
   return Experience(
       rollout, turns.spread(gains, ids), turns.spread(returns, ids))

@@ -1,13 +1,16 @@
-"""Sums over the turns of a row, and back to their tokens.
+"""Sums over the turns of a row.
 
-`ids` has the turn of every token that counts, from 0, and -1 elsewhere; see
-`ids_of`. Arrays of shape (B, K) have one column per turn, 0 where a row has no
-such turn. `turns` is K: static, and at least the number of turns of any row,
-or the last ones are not seen. A turn has a token, so T is always enough.
+What is one number of a turn stands at the turn's first token, 0 elsewhere: so
+it stays in an array of shape (B, T), beside the value of the state in which the
+turn begins, and nothing need know how many turns a row can have. `starts` is
+then the mask for `masked` and for `advantages.gae`.
 
-No (B, T, K) array is made under jit: comparison, choice and sum are one loop.
-It adds in a fixed order, which a scatter on an accelerator does not.
+`ids` has the turn of every token that counts, -1 elsewhere (`ids_of`). Turns
+stand in a row in rising order; tokens that do not count may lie between the
+turns or within one. Sums are added in a fixed order, as a scatter on an
+accelerator would not.
 """
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -20,31 +23,29 @@ def ids_of(turn_ids: Int[Array, 'B T'], mask: Bool[Array, 'B T']
   return jnp.where(mask, turn_ids, -1)
 
 
-def present(ids: Int[Array, 'B T'], *, turns: int) -> Bool[Array, 'B K']:
-  """Which turns a row has: those with a token that counts."""
-  return _same(ids, turns).any(1)
+def starts(ids: Int[Array, 'B T']) -> Bool[Array, 'B T']:
+  """True at the first token of each turn."""
+  highest = jax.lax.cummax(ids, axis=1)
+  before = jnp.pad(highest[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  return ids > before
 
 
-def total(x: Float[Array, 'B T'], ids: Int[Array, 'B T'], *, turns: int
-          ) -> Float[Array, 'B K']:
-  """Sum over the tokens of each turn."""
-  return jnp.where(_same(ids, turns), x[:, :, None], 0.).sum(1)
+def total(x: Float[Array, 'B T'], ids: Int[Array, 'B T']
+          ) -> Float[Array, 'B T']:
+  """Sum over the tokens of each turn, at its first token."""
+  def join(right, left):
+    (turn, of_turn), (own, of_own) = right, left
+    summed = jnp.where((own == turn) | (own < 0), of_turn + of_own, of_own)
+    return jnp.where(own < 0, turn, own), summed
+
+  _, sums = jax.lax.associative_scan(
+      join, (ids, masked.keep(x, ids >= 0)), reverse=True, axis=1)
+  return masked.keep(sums, starts(ids))
 
 
-def first(x: Float[Array, 'B T'], ids: Int[Array, 'B T'], *, turns: int
-          ) -> Float[Array, 'B K']:
-  """What stands at the first token of each turn."""
-  at = jnp.argmax(_same(ids, turns), axis=1)
-  return masked.keep(
-      jnp.take_along_axis(x, at, axis=1), present(ids, turns=turns))
-
-
-def spread(y: Float[Array, 'B K'], ids: Int[Array, 'B T']
+def spread(y: Float[Array, 'B T'], ids: Int[Array, 'B T']
            ) -> Float[Array, 'B T']:
-  """Each token gets what its turn has; 0 where no turn is."""
-  own = jnp.take_along_axis(y, jnp.maximum(ids, 0), axis=1)
-  return masked.keep(own, ids >= 0)
-
-
-def _same(ids: Int[Array, 'B T'], turns: int) -> Bool[Array, 'B T K']:
-  return ids[:, :, None] == jnp.arange(turns)[None, None]
+  """To every token of a turn what stands at its first; 0 off the turns."""
+  places = jnp.where(starts(ids), jnp.arange(ids.shape[1])[None], 0)
+  at = jax.lax.cummax(places, axis=1)
+  return masked.keep(jnp.take_along_axis(y, at, axis=1), ids >= 0)
