@@ -125,6 +125,46 @@ def test_a_rollout_is_a_function_of_the_key():
   assert (drawn(seed=SEED + 1)[0].tokens != again.tokens).any()
 
 
+def test_words_before_the_colon_are_thought():
+  """The weights stand on the tokens that decode to what the policy wrote."""
+  rollout = drawn()[0].rollout
+  seen = set()
+  for row, ids, weights in zip(
+      rollout.tokens, rollout.turn_ids, rollout.weights, strict=True):
+    for turn in (0, 1):
+      wrote = row[ids == turn].tolist()
+      colon = WORDS.encode(':')[0]
+      # a pad or a begin token has no text: it goes with the word before it
+      before = wrote.index(colon) if colon in wrote else len(wrote)
+      assert weights[ids == turn].tolist() == [0.5] * before + [1.0] * (
+          len(wrote) - before)
+      seen.add(before < len(wrote))
+  assert seen == {False, True}
+  assert not rollout.weights[~rollout.mask].any()
+
+
+def test_what_weighs_how_much_is_the_environments_and_the_sections():
+  def weights_of(game, **changes):
+    made = rollouts.make(
+        game, tokenizer=WORDS, model=tiny.model(), advantages=ppo.advantages,
+        ref_params=tiny.initialised(), **(SECTION | changes))
+    return jax.device_get(made.next(
+        0, params(), {}, jax.random.key(SEED))[1].rollout.weights)
+
+  usual, mask = drawn()[0].rollout.weights, drawn()[0].rollout.mask
+  plain = weights_of(GAME._replace(spans=None))
+  np.testing.assert_array_equal(plain, mask)
+  skipped = weights_of(GAME, skip_tokens=2)
+  ids = drawn()[0].rollout.turn_ids
+  for row, turns in enumerate(ids):
+    for turn in (0, 1):
+      at = np.flatnonzero(turns == turn)
+      assert not skipped[row, at[:2]].any()
+      np.testing.assert_array_equal(skipped[row, at[2:]], usual[row, at[2:]])
+  with pytest.raises(ValueError, match='skip_tokens is -1: it is a number'):
+    source(skip_tokens=-1)
+
+
 def episode(prompt, completion):
   n, m = len(prompt), len(completion)
   return episodes.Episode(
@@ -137,17 +177,20 @@ def episode(prompt, completion):
 
 def test_arrays_by_hand():
   arrays, sampled = rollouts.to_arrays(
-      [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])], pad=0, length=20)
+      [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])],
+      [[0, 0, 0.5, 1], [0, 0, 0, 1]], pad=0, length=20)
   assert arrays['tokens'][:, 13:].tolist() == [
       [0, 1, 7, 9, 2, 0, 0], [1, 8, 8, 9, 0, 0, 0]]
   assert arrays['turn_ids'][0, 13:].tolist() == [-1, -1, -1, 0, 0, -1, -1]
   assert arrays['rewards'][:, 16:18].tolist() == [[0, 5], [5, 0]]
+  assert arrays['weights'][:, 15:18].tolist() == [[0, 0.5, 1], [0, 1, 0]]
   assert sampled[:, 15:18].tolist() == [[0, -0.5, -0.5], [0, -0.5, 0]]
 
 
 def test_a_row_that_is_too_short_is_refused():
   with pytest.raises(ValueError, match='does not fit in 18: raise'):
-    rollouts.to_arrays([episode([1, 7], [9, 9, 2])], pad=0, length=18)
+    rollouts.to_arrays(
+        [episode([1, 7], [9, 9, 2])], [[0] * 5], pad=0, length=18)
 
 
 def test_a_temperature_of_zero_explores_nothing():
