@@ -194,7 +194,8 @@ def spans(
   five tokens 1, whatever they are.
   """
   start = card_texts.formula_start(task.answer.text, completion)
-  return [(0, len(completion) if start is None else start, thought_coef)]
+  return [(0, len(completion) if start is None else start,
+           float(thought_coef))]
 
 
 def outcome(task: Task, completion: str, *, mode: str = 'corrected') -> str:

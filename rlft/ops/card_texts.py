@@ -52,7 +52,7 @@ PAPER_COMPLETION = """
 # linear in the text whatever a model wrote.
 _PUBLISHED_FORMULA = re.compile('"formula": "([^"\n]*)"')
 _FORMULA = re.compile(r'["\']formula["\']\s*:\s*["\']([^"\'\n]*)["\']')
-_KEY = re.compile(r'["\']formula["\']')
+_KEY = re.compile(r'["\']formula["\']\s*:')
 _NUMBERS = re.compile(r'["\']number["\']\s*:\s*\[([^][]*)\]')
 
 

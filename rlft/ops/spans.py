@@ -2,7 +2,7 @@
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 
-Span = tuple[int, int, float | int]  # from a character, up to one, weight
+Span = tuple[int, int, float]  # from a character, up to one, weight
 
 
 def weights(

@@ -233,7 +233,7 @@ def test_no_completion_raises(text):
 @pytest.mark.parametrize('text, written, thought', [
     ('compact', '10 5 : 10 + 5 : 3', '10 5 '), ('compact', '10 5', '10 5'),
     ('paper', paper('10+5')[:-10], paper('10+5').partition('"formula"')[0]),
-    ('paper', 'a "formula": "1", "formula" b', 'a "formula": "1", '),
+    ('paper', 'a "formula": 1, "formula": "formula"', 'a "formula": 1, '),
     ('paper', "the formula 'formula': '1'", 'the formula '),
     ('paper', 'the formula is 10+5', 'the formula is 10+5'), ('paper', '', '')])
 def test_thoughts_end_where_the_last_key_begins(text, written, thought):

@@ -47,7 +47,7 @@ def test_characters_by_hand():
   tokens = built.encode('abcdef').ids
   got = spans.weights(tokens, built.decode, [(1, 3, 0.5), (4, 6, 0.)])
   assert got == [1, 0.5, 0.5, 1, 0, 0]
-  got = spans.weights(tokens, built.decode, [(0, 4, 0.5), (2, 3, 2)])
+  got = spans.weights(tokens, built.decode, [(0, 4, 0.5), (2, 3, 2.)])
   assert got == [0.5, 0.5, 2, 0.5, 1, 1]  # the later one overrules
 
 
