@@ -1,4 +1,4 @@
-"""PPO of whole turns: by hand, beside PPO of tokens, and through failed hands."""
+"""PPO of whole turns: by hand, beside PPO of tokens, through failed hands."""
 import jax
 import jax.numpy as jnp
 import numpy as np
