@@ -212,7 +212,7 @@ def rehearse(loss: Callable, advantages: Callable | None) -> bool:
   if advantages is not None:
     batch = advantages(Rollout(
         tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number, number,
-        unknown))
+        unknown, number))
   value, _ = loss(
       Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)
   return math.isnan(value)

@@ -44,6 +44,7 @@ class Rollout(NamedTuple):
   log_probs: Float[Array, 'B T']  # of the policy that sampled (behaviour)
   ref_log_probs: Float[Array, 'B T']  # of the frozen reference policy
   values: Float[Array, 'B T']  # critic's V(prefix before the token)
+  weights: Float[Array, 'B T']  # of the token in its turn's log-prob
 
 
 class Experience(NamedTuple):

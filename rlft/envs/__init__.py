@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rlft import parts
 
 OFFERS = (
-    'sample', 'hands', 'respond', 'demonstrate', 'mistake', 'problem')
+    'sample', 'hands', 'respond', 'demonstrate', 'mistake', 'problem', 'spans')
 
 
 class Environment(NamedTuple):
@@ -18,6 +18,7 @@ class Environment(NamedTuple):
   demonstrate: Callable  # (task) -> the oracle's completion
   mistake: Callable | None  # (rng, task) -> a plausible wrong completion
   problem: Callable | None  # (task) -> what tasks with one solution share
+  spans: Callable | None  # (task, completion) -> [(start, stop, weight)]
 
 
 def bind(name: str, **rules: Any) -> Environment:

@@ -82,6 +82,7 @@ def check(
     text: object = 'compact',
     mode: object = 'corrected',
     hints: object = True,
+    thought_coef: object = 0.5,
 ) -> None:
   """ValueError, one line, for any rule that makes no sense."""
   deck_of.check_rules(faces, cards, target, split, held_out)
@@ -90,6 +91,9 @@ def check(
       ('mode', mode, formulas.MODES), ('hints', hints, (False, True)),
       ('ensure_face', ensure_face, (False, True))):
     deck_of.check_choice(rule, value, known)
+  if type(thought_coef) not in (int, float) or not 0 <= thought_coef <= 1:
+    raise ValueError('thought_coef is a weight between 0 and 1, not '
+                     f'{thought_coef!r}')
 
 
 def hands(seed: int, n: int, **rules: Any) -> list[Task]:
@@ -179,6 +183,19 @@ def respond(
     observation = 'You failed this trial because ' + formulas.explain(
         verdict, hints=hints)
   return Turn(observation, verdict.reward, False, parts)
+
+
+def spans(
+    task: Task, completion: str, *, thought_coef: float | int = 0.5
+) -> list[tuple[int, int, float]]:
+  """What comes before the formula's key weighs `thought_coef`; the rest 1.
+
+  All of it, where there is no key. The published code then weighs its last
+  five tokens 1, whatever they are.
+  """
+  start = card_texts.formula_start(task.answer.text, completion)
+  return [(0, len(completion) if start is None else start,
+           float(thought_coef))]
 
 
 def outcome(task: Task, completion: str, *, mode: str = 'corrected') -> str:

@@ -12,6 +12,7 @@ from rlft import episodes, policy
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
+from rlft.ops import spans
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Rollout, Source
 
@@ -22,7 +23,8 @@ def make(
     env: Environment, *, tokenizer: Tokenizer, model: Any, advantages: Callable,
     ref_params: PyTree, prompts: int, group: int = 1,
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
-    length: int = 36, reward_scale: float = 1.0, decoding: tuple = (),
+    length: int = 36, reward_scale: float = 1.0, skip_tokens: int = 0,
+    decoding: tuple = (),
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
@@ -32,11 +34,15 @@ def make(
   its name and settings as pairs) they are still those of the full softmax, and
   `decoding_kl` tells how far that is from what was drawn from. Rewards are
   multiplied by `reward_scale` before anything is learned from them; the metrics
-  are not.
+  are not. Only an objective of whole turns reads the weights: those of the
+  environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
   """
   if temperature <= 0:
     raise ValueError(
         f'rollouts at temperature {temperature} explore nothing: raise it')
+  if skip_tokens < 0:
+    raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
+                     'of tokens, 0 or more')
   rows = prompts * group
   complete = episodes.completer(
       model, pad=tokenizer.pad, stops=tokenizer.stops, rows=rows,
@@ -52,7 +58,9 @@ def make(
     played = episodes.play(
         env.respond, [t for t in tasks for _ in range(group)], complete,
         lora.merge(params), tokenizer, key, tries=tries)
-    arrays, sampled = to_arrays(played, tokenizer.pad, length)
+    weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
+               for e in played]
+    arrays, sampled = to_arrays(played, weights, tokenizer.pad, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     mask = arrays['mask']
     rollout = Rollout(
@@ -84,8 +92,28 @@ def scorer(model: Any, temperature: float) -> Callable:
   return score
 
 
+def weigh(
+    episode: episodes.Episode, find: Callable | None, decode: Callable,
+    skip: int,
+) -> list[float]:
+  """What each token weighs in its turn's log-prob; 0 off the mask.
+
+  `find` is the environment's `spans`; without one every token weighs 1.
+  """
+  weighed = np.zeros(len(episode.tokens))
+  of = np.array(episode.turn_ids)
+  for turn, completion in enumerate(episode.completions):
+    places = np.flatnonzero(of == turn)
+    found = find(episode.task, completion) if find else ()
+    weighed[places] = spans.weights(
+        [episode.tokens[i] for i in places], decode, found)
+    weighed[places[:skip]] = 0.0
+  return weighed.tolist()
+
+
 def to_arrays(
-    played: list[episodes.Episode], pad: int, length: int
+    played: list[episodes.Episode], weights: list[list[float]], pad: int,
+    length: int,
 ) -> tuple[dict[str, jax.Array], np.ndarray]:
   """Episodes as the arrays of a Rollout, and the sampler's log-probs.
 
@@ -95,15 +123,18 @@ def to_arrays(
   prompt = episodes.width_of(max(starts))
 
   def column(name, fill, dtype):
-    return episodes.pack(
-        [getattr(e, name) for e in played], length=length, fill=fill,
-        dtype=dtype, prompt=prompt, starts=starts)
+    return packed([getattr(e, name) for e in played], fill, dtype)
+
+  def packed(rows, fill, dtype):
+    return episodes.pack(rows, length=length, fill=fill, dtype=dtype,
+                         prompt=prompt, starts=starts)
 
   arrays = {
       'tokens': column('tokens', pad, np.int32),
       'mask': column('mask', False, bool),
       'turn_ids': column('turn_ids', -1, np.int32),
       'rewards': column('rewards', 0.0, np.float32),
+      'weights': packed(weights, 0.0, np.float32),
   }
   sampled = column('log_probs', 0.0, np.float32)
   return {k: jnp.asarray(v) for k, v in arrays.items()}, sampled

@@ -44,3 +44,33 @@ def gae(
   _, advantages = jax.lax.scan(step, (end, end), columns, reverse=True)
   advantages = masked.keep(advantages.T, mask)
   return advantages, masked.keep(advantages + values, mask)
+
+
+def gae_of_stream(
+    rewards: Float[Array, 'B T'], values: Float[Array, 'B T'],
+    mask: Bool[Array, 'B T'], ends: Bool[Array, 'B T'], *, discount: float,
+    lam: float
+) -> Float[Array, 'B T']:
+  """Advantages of `gae` when the rows, in order, are one trajectory.
+
+  It is cut only after a position where `ends` is true: everywhere else the last
+  of a row bootstraps from the first of the next row that has any, and takes
+  over its advantage, as
+
+    delta_i = reward_i + discount * more_i * V_(i+1) - V_i,   more = not ends
+    advantage_i = delta_i + discount * lam * more_i * advantage_(i+1)
+
+  The end of the last row is terminal. 0 off the mask.
+  """
+  rewards, values = masked.keep(rewards, mask), masked.keep(values, mask)
+  # What i + 1 hands down, discount * (V + lam * advantage), is linear in what
+  # i + 2 hands down to it: the scan composes those maps, the last one first.
+  more = jnp.where(ends, 0., 1.)
+  offset = discount * (values + lam * (rewards - values))
+  maps = (masked.keep(offset, mask).ravel(),
+          jnp.where(mask, discount * lam * more, 1.).ravel())
+  handed, _ = jax.lax.associative_scan(
+      lambda late, early: (early[0] + early[1] * late[0], early[1] * late[1]),
+      maps, reverse=True)
+  later = jnp.append(handed[1:], 0.).reshape(mask.shape)
+  return masked.keep(rewards + more * later - values, mask)

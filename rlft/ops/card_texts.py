@@ -52,6 +52,7 @@ PAPER_COMPLETION = """
 # linear in the text whatever a model wrote.
 _PUBLISHED_FORMULA = re.compile('"formula": "([^"\n]*)"')
 _FORMULA = re.compile(r'["\']formula["\']\s*:\s*["\']([^"\'\n]*)["\']')
+_KEY = re.compile(r'["\']formula["\']\s*:')
 _NUMBERS = re.compile(r'["\']number["\']\s*:\s*\[([^][]*)\]')
 
 
@@ -106,6 +107,19 @@ def formula_field(
     return found
   match = (_FORMULA if tolerant else _PUBLISHED_FORMULA).search(written)
   return match[1] if match else None
+
+
+def formula_start(text: str, written: str) -> int | None:
+  """Where the formula and its key begin, None where there is no key.
+
+  compact: at the first colon. paper: at the last quoted `formula`, as in the
+  published log-prob of a turn.
+  """
+  if text == 'compact':
+    at = written.find(':')
+    return at if at >= 0 else None
+  found = [match.start() for match in _KEY.finditer(written)]
+  return found[-1] if found else None
 
 
 def number_field(text: str, written: str) -> list[str]:

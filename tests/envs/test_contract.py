@@ -100,6 +100,16 @@ def test_a_mistake_is_never_right(env):
     assert turn.observation
 
 
+def test_spans_are_within_the_text_of_any_completion(env):
+  if env.spans is None:
+    return
+  for task in tasks_of(env, 3):
+    for text in (*noise(3), env.demonstrate(task)):
+      for start, stop, weight in env.spans(task, text):
+        assert 0 <= start <= stop <= len(text), text
+        assert math.isfinite(weight) and weight >= 0, text
+
+
 @pytest.mark.parametrize('name, rules', CASES)
 def test_an_unknown_rule_lists_the_known(name, rules):
   with pytest.raises(ValueError, match=f'{name} has no rule colour; known: '):

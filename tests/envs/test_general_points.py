@@ -230,6 +230,18 @@ def test_no_completion_raises(text):
       assert turn.done == (turn.reward == 5)
 
 
+@pytest.mark.parametrize('text, written, thought', [
+    ('compact', '10 5 : 10 + 5 : 3', '10 5 '), ('compact', '10 5', '10 5'),
+    ('paper', paper('10+5')[:-10], paper('10+5').partition('"formula"')[0]),
+    ('paper', 'a "formula": 1, "formula": "formula"', 'a "formula": 1, '),
+    ('paper', "the formula 'formula': '1'", 'the formula '),
+    ('paper', 'the formula is 10+5', 'the formula is 10+5'), ('paper', '', '')])
+def test_thoughts_end_where_the_last_key_begins(text, written, thought):
+  one = task((13, 5, 2, 4), text=text)
+  assert general_points.spans(one, written) == [(0, len(thought), 0.5)]
+  assert general_points.spans(one, written, thought_coef=1)[0][2] == 1
+
+
 def test_id_sampler_has_the_published_shares():
   hands = draw(3000)
   assert np.mean([max(h.cards) > 10 for h in hands]) == (

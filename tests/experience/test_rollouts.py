@@ -126,6 +126,56 @@ def test_a_rollout_is_a_function_of_the_key():
   assert (drawn(seed=SEED + 1)[0].tokens != again.tokens).any()
 
 
+def weights_of(game=GAME, **changes):
+  made = rollouts.make(
+      game, tokenizer=WORDS, model=tiny.model(), advantages=ppo.advantages,
+      ref_params=tiny.initialised(), **(SECTION | changes))
+  return jax.device_get(made.next(
+      0, params(), {}, jax.random.key(SEED))[1].rollout.weights)
+
+
+def test_weights_stand_on_the_tokens_that_wrote_the_span():
+  """Special words, which have no text, go with the word before them."""
+  half = GAME._replace(spans=lambda _, text: [(0, len(text) // 2, 0.25)])
+  found, rollout = weights_of(half), drawn()[0].rollout
+  for row, ids, weights in zip(
+      rollout.tokens, rollout.turn_ids, found, strict=True):
+    for turn in (0, 1):
+      wrote = row[ids == turn].tolist()
+      ends = [len(WORDS.decode(wrote[:i + 1])) for i in range(len(wrote))]
+      assert weights[ids == turn].tolist() == [
+          0.25 if end <= ends[-1] // 2 else 1.0 for end in ends]
+  assert not found[~rollout.mask].any() and {*found.flat} == {0, 0.25, 1}
+
+
+def test_words_before_the_colon_are_thought():
+  turns = [WORDS.encode(text) for text in ('10 5 : 10', '10 5')]
+  made = episode([1, 7], [*turns[0], WORDS.end])._replace(
+      completions=['10 5 : 10', '10 5'],
+      task=GAME.sample(np.random.default_rng(0)))
+  made.tokens.extend([8, *turns[1], WORDS.end])
+  made.turn_ids.extend([-1, 1, 1, 1])
+  weigh = functools.partial(
+      rollouts.weigh, made, GAME.spans, WORDS.decode)
+  assert weigh(0) == [0, 0, 0.5, 0.5, 1, 1, 1, 0, 0.5, 0.5, 0.5]
+  assert weigh(1) == [0, 0, 0, 0.5, 1, 1, 1, 0, 0, 0.5, 0.5]
+
+
+def test_what_weighs_how_much_is_the_environments_and_the_sections():
+  usual, mask = drawn()[0].rollout.weights, drawn()[0].rollout.mask
+  plain = weights_of(GAME._replace(spans=None))
+  np.testing.assert_array_equal(plain, mask)
+  skipped = weights_of(skip_tokens=2)
+  ids = drawn()[0].rollout.turn_ids
+  for row, turns in enumerate(ids):
+    for turn in (0, 1):
+      at = np.flatnonzero(turns == turn)
+      assert not skipped[row, at[:2]].any()
+      np.testing.assert_array_equal(skipped[row, at[2:]], usual[row, at[2:]])
+  with pytest.raises(ValueError, match='skip_tokens is -1: it is a number'):
+    source(skip_tokens=-1)
+
+
 def episode(prompt, completion):
   n, m = len(prompt), len(completion)
   return episodes.Episode(
@@ -138,17 +188,20 @@ def episode(prompt, completion):
 
 def test_arrays_by_hand():
   arrays, sampled = rollouts.to_arrays(
-      [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])], pad=0, length=20)
+      [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])],
+      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], pad=0, length=20)
   assert arrays['tokens'][:, 13:].tolist() == [
       [0, 1, 7, 9, 2, 0, 0], [1, 8, 8, 9, 0, 0, 0]]
   assert arrays['turn_ids'][0, 13:].tolist() == [-1, -1, -1, 0, 0, -1, -1]
   assert arrays['rewards'][:, 16:18].tolist() == [[0, 5], [5, 0]]
+  assert arrays['weights'][:, 15:18].tolist() == [[0, 0.5, 1], [0, 1, 0]]
   assert sampled[:, 15:18].tolist() == [[0, -0.5, -0.5], [0, -0.5, 0]]
 
 
 def test_a_row_that_is_too_short_is_refused():
   with pytest.raises(ValueError, match='does not fit in 18: raise'):
-    rollouts.to_arrays([episode([1, 7], [9, 9, 2])], pad=0, length=18)
+    rollouts.to_arrays(
+        [episode([1, 7], [9, 9, 2])], [[0.0] * 5], pad=0, length=18)
 
 
 def test_a_temperature_of_zero_explores_nothing():

@@ -20,6 +20,12 @@ MASK = jnp.array([
     [False, True, True, False, True, True],  # feedback between two turns
     [False, False, False, False, False, False],  # nothing to learn from
 ])
+TURN_IDS = jnp.array([
+    [-1, 0, 0, 0, 0, 0],
+    [-1, -1, 0, 0, -1, -1],
+    [-1, 0, 0, -1, 1, 1],
+    [-1, -1, -1, -1, -1, -1],
+])
 NAMES = parts.names('objectives')
 NORMAL = jax.random.normal
 
@@ -41,12 +47,13 @@ TABLE = {'logits': NORMAL(KEYS[1], (B, T, V)), 'values': NORMAL(
 def example_rollout():
   near = outputs_of(TABLE)
   return Rollout(
-      tokens=TOKENS, mask=MASK, turn_ids=jnp.where(MASK, 0, -1),
+      tokens=TOKENS, mask=MASK, turn_ids=TURN_IDS,
       rewards=jnp.where(MASK, NORMAL(KEYS[3], (B, T)), 0.),
       prompt_ids=jnp.array([0, 0, 1, 1]),
-      log_probs=near.log_probs + 0.05 * NORMAL(KEYS[4], (B, T)),
+      log_probs=near.log_probs + 0.01 * NORMAL(KEYS[4], (B, T)),
       ref_log_probs=near.log_probs + 0.3 * NORMAL(KEYS[5], (B, T)),
-      values=near.values + 0.05 * NORMAL(KEYS[6], (B, T)))
+      values=near.values + 0.05 * NORMAL(KEYS[6], (B, T)),
+      weights=jnp.where(MASK, jnp.linspace(0.5, 1., T)[None], 0.))
 
 
 def example(name):

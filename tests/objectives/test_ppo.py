@@ -36,7 +36,8 @@ def experience_of(log_probs, gains, mask, *, ref_log_probs=None, values=None,
       tokens=jnp.zeros(mask.shape, int), mask=mask,
       turn_ids=jnp.where(mask, 0, -1), rewards=default(rewards),
       prompt_ids=jnp.arange(mask.shape[0]), log_probs=log_probs,
-      ref_log_probs=default(ref_log_probs), values=default(values))
+      ref_log_probs=default(ref_log_probs), values=default(values),
+      weights=mask.astype(float))
   return Experience(rollout, gains, default(returns))
 
 

@@ -22,7 +22,7 @@ def rollout_of(mask=MASK, **arrays):
   return Rollout(
       tokens=jnp.zeros(mask.shape, int), mask=mask,
       turn_ids=jnp.where(mask, 0, -1), prompt_ids=jnp.arange(mask.shape[0]),
-      **drawn | arrays)
+      weights=mask.astype(float), **drawn | arrays)
 
 
 def test_advantages_are_gae():

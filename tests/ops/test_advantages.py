@@ -125,3 +125,36 @@ def test_jit_equals_eager():
   for a, b in zip(gae(rewards, values, mask),
                   jax.jit(gae)(rewards, values, mask), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+stream = jax.jit(
+    advantages.gae_of_stream, static_argnames=('discount', 'lam'))
+
+
+@given(NUMBERS, NUMBERS, MASKS, MASKS, RATES, RATES)
+def test_a_stream_is_one_row_cut_at_its_ends(
+    rewards, values, mask, ends, discount, lam):
+  got = stream(rewards, values, mask, ends, discount=discount, lam=lam)
+  want, gain, later = np.zeros(mask.shape), 0., 0.
+  for at in reversed([(i, j) for i in range(ROWS) for j in range(TOKENS)]):
+    if mask[at]:
+      more = 1. - ends[at]
+      delta = float(rewards[at]) + discount * more * later - float(values[at])
+      gain, later = delta + discount * lam * more * gain, float(values[at])
+      want[at] = gain
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_a_stream_of_two_rows_by_hand():
+  rewards = jnp.array([[1., float('nan')], [2., 3.]])
+  values = jnp.array([[0.5, float('nan')], [1., 1.]])
+  mask = jnp.array([[True, False], [True, True]])
+  ends = jnp.array([[False, True], [False, False]])  # off the mask: no end
+  gains = advantages.gae_of_stream(
+      rewards, values, mask, ends, discount=0.5, lam=0.5)
+  # 3 - 1 = 2; 2 + 0.5 - 1 + 0.5 = 2; 1 + 0.5 - 0.5 + 0.25 * 2 = 1.5
+  np.testing.assert_allclose(gains, [[1.5, 0.], [2., 2.]], atol=1e-6)
+  ends = ends.at[0, 0].set(True)
+  gains = advantages.gae_of_stream(
+      rewards, values, mask, ends, discount=0.5, lam=0.5)
+  np.testing.assert_allclose(gains, [[0.5, 0.], [2., 2.]], atol=1e-6)
