@@ -6,7 +6,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from rlft import parts, tokenizer, train, weights
+from rlft import binding, parts, tokenizer, weights
 from rlft.training import metrics, progress
 
 
@@ -44,8 +44,8 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
 def sweep(config, path: Path, edits) -> None:
   """Evaluates each edited model that has no row yet."""
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
-  _, model = train.build_model(config.model, words)
-  evaluations = train.build_evaluations(config, model, words)
+  _, model = binding.build_model(config.model, words)
+  evaluations = binding.build_evaluations(config, model, words)
   metrics.truncate(path, 0)
   done = {
       r['edit'] for r in (metrics.read(path) if path.exists() else ())}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from rlft import (
+    binding,
     check,
     checkpoints,
     comparison,
@@ -18,7 +19,6 @@ from rlft import (
     report,
     study,
     tokenizer,
-    train,
     weights,
 )
 from rlft import config as door
@@ -91,7 +91,7 @@ def scores(
   words, model, params = open_checkpoint(checkpoint)
   return [
       evaluation.run(params)[0]
-      for evaluation in train.build_evaluations(section, model, words)]
+      for evaluation in binding.build_evaluations(section, model, words)]
 
 
 def open_checkpoint(
@@ -99,7 +99,7 @@ def open_checkpoint(
   """Tokenizer, model and {'policy': ...} of a checkpoint."""
   section = door.from_dict(weights.config_of(checkpoint))
   words = tokenizer.load(section.tokenizer, **section.get('chat', {}))
-  family, model = train.build_model(section.model, words)
+  family, model = binding.build_model(section.model, words)
   like = jax.eval_shape(
       lambda key: family.initialise(model, key), jax.random.key(0))
   policy = weights.match(

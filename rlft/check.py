@@ -14,17 +14,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from rlft import config as door
 from rlft import (
-    envs,
-    episodes,
-    observe,
-    parts,
-    presets,
-    tokenizer,
-    train,
-    weights,
+  binding,
+  envs,
+  episodes,
+  observe,
+  parts,
+  presets,
+  tokenizer,
+  weights,
 )
+from rlft import config as door
 from rlft.adapters import lora
 from rlft.types import Batch, Outputs, Rollout
 
@@ -37,30 +37,30 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   for name in (config.init, config.base):
     if name:
       same_model(config, name, made_with(name, known or {}))
-  train.marks(config.evaluate, config.num_steps)
-  train.marks(config.checkpoint, config.num_steps)
+  binding.marks(config.evaluate, config.num_steps)
+  binding.marks(config.checkpoint, config.num_steps)
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
-  family, model = train.build_model(config.model, words)
+  family, model = binding.build_model(config.model, words)
   shapes = jax.eval_shape(
       lambda k: family.initialise(model, k), jax.random.key(0))
   with parts.named('config.lora'):
     jax.eval_shape(
         functools.partial(lora.attach, **config.lora.to_dict()),
         {'policy': shapes}, jax.random.key(0))
-  source = train.build_source(config, model, words, {})
-  train.build_update(config, model)
+  source = binding.build_source(config, model, words, {})
+  binding.build_update(config, model)
   section = config.experience
   rows = section.get('rows') or section.prompts * section.get('group', 1)
   if rows % config.passes.get('minibatches', 1):
     raise ValueError(
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
-  train.build_evaluations(config, model, words, base={})
+  binding.build_evaluations(config, model, words, base={})
   decoding(config)
-  for analysis in train.build_analyses(config):
+  for analysis in binding.build_analyses(config):
     observe.rehearse(analysis, shapes)
   objective(config)
-  if not train.is_online(config):
+  if not binding.is_online(config):
     source.next(source.init(), None, {}, jax.random.key(0))
   elif config.env:
     task = envs.bind(**config.env.to_dict()).sample(np.random.default_rng(0))
@@ -78,7 +78,7 @@ def room(prompt: int, section: ml_collections.ConfigDict) -> None:
 
 def decoding(config: ml_collections.ConfigDict) -> None:
   """That something samples under the section of this name."""
-  if config.decoding and not train.is_online(config) and not any(
+  if config.decoding and not binding.is_online(config) and not any(
       'decoding' not in e and e.get('temperature')
       for e in config.evals.values()):
     raise ValueError(
@@ -93,7 +93,7 @@ def objective(config: ml_collections.ConfigDict) -> None:
       parts.bind('objectives', 'loss', **config.objective.to_dict()),
       parts.bind('objectives', 'advantages', name,
                  **config.advantages.to_dict())
-      if train.is_online(config) else None)
+      if binding.is_online(config) else None)
   if critic != config.critic:
     reads = 'reads the values of a' if critic else 'reads no'
     raise ValueError(f'the objective {name} {reads} critic: set '
@@ -125,11 +125,11 @@ def analysis(
   for role in where:
     same_model(config, where[role], made[role])
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
-  family, model = train.build_model(config.model, words)
+  family, model = binding.build_model(config.model, words)
   like = jax.eval_shape(
       lambda k: family.initialise(model, k), jax.random.key(0))
   parts.bind('analyses', 'check', **section)(like)
-  train.build_evaluations(config, model, words, base={})
+  binding.build_evaluations(config, model, words, base={})
 
 
 def study(config: ml_collections.ConfigDict) -> None:
@@ -153,10 +153,10 @@ def made_with(name: str, known: Known) -> Any:
   section = known[stage]
   if 'analysis' in section:
     raise ValueError(f'stage {stage} is an analysis: it saves no checkpoints')
-  saved = sorted(train.marks(section.checkpoint, section.num_steps))
+  saved = sorted(binding.marks(section.checkpoint, section.num_steps))
   saved = saved[-section.checkpoint.keep:]  # all, if keep is 0
   names = {*map(str, saved), 'last'}
-  if train.marks(section.evaluate, section.num_steps) <= set(saved) and (
+  if binding.marks(section.evaluate, section.num_steps) <= set(saved) and (
       'ood' in section.evals):
     names.add('best_ood')
   if step not in names:

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import api, check, envs, episodes, evaluate, tokenizer, train
+from rlft import api, binding, check, envs, episodes, evaluate, tokenizer
 from rlft.experience import demonstrations, mixture, rollouts
 from rlft.models import transformer
 from rlft.objectives import ppo
@@ -255,4 +255,4 @@ def test_a_run_of_a_chat_from_config_to_talk(tmp_path):
     talk('')
   config.chat.zebra = 1
   with pytest.raises(ValueError, match=r'config\.chat\.zebra: .* reads no'):
-    train.build(config)
+    binding.build(config)

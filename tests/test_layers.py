@@ -11,8 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
-    ('train', 'evaluate', 'analyze', 'observe', 'comparison', 'healing',
-     'check', 'config', 'directory', 'exchange', 'inherit', 'startup'),
+    ('train', 'binding', 'evaluate', 'analyze', 'observe', 'comparison',
+     'healing', 'check', 'config', 'directory', 'exchange', 'inherit',
+     'startup'),
     ('analyses',),
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),

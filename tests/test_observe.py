@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import rlft
-from rlft import observe, train
+from rlft import binding, observe, train
 from rlft.analyses import rotation
 from rlft.spectral import bases
 from rlft.training import checkpoint, metrics
@@ -51,7 +51,7 @@ def placed(tree):
 
 @functools.cache
 def built(kind):
-  job = train.build(config_of(kind))
+  job = binding.build(config_of(kind))
   if kind == 'rl':  # sampling is no part of this
     source = Source(lambda: 0, lambda *_: (0, made_up(), {'tokens': 96}))
     job = job._replace(source=source, online=False)
@@ -230,7 +230,7 @@ def test_what_is_due_by_hand():
   config = config_of('sft').copy_and_resolve_references()
   config.num_steps = 7
   config.analyses.rotation.steps = (0, 1)
-  analysis, = train.build_analyses(config)
+  analysis, = binding.build_analyses(config)
   assert analysis.steps == {1, 2, 4, 6, 7}
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft import startup, train
+from rlft import binding, startup, train
 from rlft.training import checkpoint, metrics
 from rlft.types import Source
 from tests import tiny
@@ -20,7 +20,7 @@ MACHINE = ('second', 'compilations')  # in names of what the machine decides
 @functools.cache
 def built(kind):
   """A job, compiled once; its state is donated, so hand out copies."""
-  return train.build(CONFIGS[kind]())
+  return binding.build(CONFIGS[kind]())
 
 
 def placed(tree):
@@ -259,7 +259,7 @@ def test_one_pass_is_on_policy_too():
   """Without epochs and minibatches PPO takes one plain step a rollout."""
   config = tiny.rl_config()
   del config.passes['epochs'], config.passes['minibatches']
-  update, _, _ = train.build_update(config, tiny.model())
+  update, _, _ = binding.build_update(config, tiny.model())
   batch, data = first_rollout()
   _, seen = jax.eval_shape(update, built('rl').state, batch)
   assert 'first_ratio_max' not in seen
@@ -278,7 +278,7 @@ def test_the_critic_is_built_where_it_is_asked_for():
 def test_the_seed_decides_the_parameters():
   config = tiny.sft_config()
   config.seed = 1
-  _, other = train.build_params(config, tiny.words())
+  _, other = binding.build_params(config, tiny.words())
   own = built('sft').state.params
   assert jax.tree.structure(other) == jax.tree.structure(own)
   assert bits(other) != bits(own)
@@ -291,11 +291,11 @@ def section(every=0, steps=()):
 
 
 def test_marks_by_hand():
-  assert train.marks(section(), 7) == {0, 7}
-  assert train.marks(section(every=3), 7) == {0, 3, 6, 7}
-  assert train.marks(section(steps=(1, 5)), 7) == {0, 1, 5, 7}
+  assert binding.marks(section(), 7) == {0, 7}
+  assert binding.marks(section(every=3), 7) == {0, 3, 6, 7}
+  assert binding.marks(section(steps=(1, 5)), 7) == {0, 1, 5, 7}
   with pytest.raises(ValueError, match='step 8 is beyond num_steps 7'):
-    train.marks(section(steps=(1, 8)), 7)
+    binding.marks(section(steps=(1, 8)), 7)
 
 
 def test_rows_are_json(whole):

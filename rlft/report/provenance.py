@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from rlft import tokenizer, train
+from rlft import binding, tokenizer
 from rlft.report import files
 from rlft.report.tables import Tables
 
@@ -58,7 +58,7 @@ def parameters(config: dict[str, Any]) -> int | None:
   if 'tokenizer' not in config:
     return None
   try:
-    family, model = train.build_model(
+    family, model = binding.build_model(
         ml_collections.ConfigDict(config['model']),
         tokenizer.load(config['tokenizer'], **config.get('chat', {})))
   except (ValueError, KeyError, AttributeError, OSError):

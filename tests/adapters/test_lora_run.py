@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import rlft
-from rlft import check, train, weights
+from rlft import binding, check, weights
 from rlft import config as door
 from rlft.adapters import lora
 from rlft.checkpoints import runs
@@ -84,14 +84,14 @@ def test_the_policy_of_a_checkpoint_is_the_merged_one(name, policy):
 def test_a_run_that_starts_from_it_starts_as_it_is(name, policy):
   config = lora_config()
   config.init, config.critic = name, True
-  _, params = train.build_params(config, tiny.words())
+  _, params = binding.build_params(config, tiny.words())
   same(params['frozen']['policy'], policy)  # with new adapters, and alone
   assert not params['lora']['head']['b'].any()
   body = trees.named(params['critic']['model'])
   np.testing.assert_allclose(
       body['layers/mlp/up/kernel'], policy['layers/mlp/up/kernel'], atol=1e-6)
   config.lora.rank = 0
-  same(train.build_params(config, tiny.words())[1]['policy'], policy)
+  same(binding.build_params(config, tiny.words())[1]['policy'], policy)
 
 
 def test_its_evaluation_is_that_of_the_run(run_dir, name):
@@ -131,7 +131,7 @@ def test_healed_it_is_a_run_without_adapters(run_dir, name, policy, tmp_path):
 
 def test_rollouts_are_of_the_adapted_policy():
   """Sampled merged, scored as they are: the two agree, and on no base."""
-  job = train.build(tiny.lora_config())
+  job = binding.build(tiny.lora_config())
   params = job.state.params
   moved = {**params, 'lora': jax.tree.map(
       lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape),

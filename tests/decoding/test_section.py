@@ -1,7 +1,7 @@
 """The section `decoding` of a run and of its evaluations."""
 import pytest
 
-from rlft import check, episodes, train
+from rlft import binding, check, episodes
 from rlft import config as door
 from tests import tiny
 
@@ -45,7 +45,7 @@ def test_a_run_from_before_the_section_has_no_rule(asked):
   config = rl()
   del config.decoding
   config.evals.id.temperature = 0.7
-  train.build_evaluations(config, tiny.model(), tiny.words())
+  binding.build_evaluations(config, tiny.model(), tiny.words())
   assert asked == [{}]
 
 

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from ml_collections import ConfigDict
 
-from rlft import presets, tokenizer, train
+from rlft import binding, presets, tokenizer
 from rlft.models import transformer
 from rlft.ops import attention, rope
 
@@ -143,7 +143,7 @@ def test_the_tokenizers_own_pad_and_begin_decide_the_layout(tmp_path):
   built.save(str(tmp_path / 'tokenizer.json'))
   words = tokenizer.load(str(tmp_path / 'tokenizer.json'))
   section = ConfigDict(dict(name='transformer', preset='tiny'))
-  _, model = train.build_model(section, words)
+  _, model = binding.build_model(section, words)
   assert (model.pad_id, model.bos_id) == (5, 4)
   params = transformer.initialise(model, jax.random.key(0))
   hidden = lambda *row: model.apply({'params': params}, jnp.array([row]))[0][0]
@@ -153,7 +153,7 @@ def test_the_tokenizers_own_pad_and_begin_decide_the_layout(tmp_path):
   assert abs(hidden(0, 4, 1)[2] - hidden(4, 4, 1)[2]).max() < 1e-5
   section.bos = 1
   with pytest.raises(ValueError, match=r'config\.model\.bos follows from'):
-    train.build_model(section, words)
+    binding.build_model(section, words)
 
 
 def test_bfloat16_computes_near_float32_from_float32_parameters():

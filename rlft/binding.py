@@ -1,0 +1,215 @@
+"""A config bound to functions and arrays: the door, below which none is read.
+
+Each section is bound to the function of the part that it names.
+"""
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from rlft import (
+    decoding,
+    envs,
+    evaluate,
+    observe,
+    parts,
+    policy,
+    tokenizer,
+    weights,
+)
+from rlft.adapters import lora, value_head
+from rlft.training import optimizer, steps
+from rlft.types import Source, TrainState
+
+
+class Job(NamedTuple):
+  """A config bound to functions and arrays."""
+  state: TrainState
+  source: Source
+  update: Callable
+  evaluations: Sequence[evaluate.Evaluation]
+  analyses: Sequence[observe.Analysis]
+  online: bool
+  probe: Callable  # (params, batch) -> the objective's metrics, no update
+
+
+def build(config: ml_collections.ConfigDict) -> Job:
+  """Binds every section; raises ValueError on what does not fit together."""
+  words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
+  model, params = build_params(config, words)
+  update, tx, probe = build_update(config, model)
+  source = build_source(config, model, words, jax.tree.map(
+      jnp.copy, {'policy': lora.merge(params)['policy']}))
+  state = TrainState(
+      jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params),
+      jax.random.key(config.seed))
+  return Job(state, source, update, build_evaluations(config, model, words),
+             build_analyses(config), is_online(config), probe)
+
+
+def is_online(config) -> bool:
+  """Whether the objective learns from what its own policy samples."""
+  name = config.objective.get('name', '')
+  return hasattr(parts.load('objectives', name), 'advantages')
+
+
+def build_source(config, model, words, ref_params) -> Source:
+  """The section `experience`, in the environment of `env`."""
+  context = dict(tokenizer=words)
+  if is_online(config):
+    context |= dict(
+        model=model, ref_params=ref_params,
+        decoding=decoding.read(config, 'config'), advantages=parts.bind(
+            'objectives', 'advantages', name=config.objective.name,
+            **config.advantages.to_dict()))
+  elif config.advantages:
+    raise ValueError(
+        f'nothing reads the section advantages: {config.objective.name} '
+        'has none')
+  section = {'name': '', **config.experience.to_dict()}
+  refuse('experience', section, context)
+  make = complete(
+      parts.bind('experience', 'make', **section, **context), 'experience')
+  takes_env = 'env' in inspect.signature(make).parameters
+  if takes_env != bool(config.env):
+    raise ValueError(
+        f'the experience {section["name"]} plays in config.env: set it'
+        if takes_env else 'nothing reads config.env: the experience '
+        f'{section["name"]} has environments of its own; leave it empty')
+  if not takes_env:
+    return make()
+  with parts.named('config.env'):
+    env = envs.bind(**config.env.to_dict())
+  return make(env)
+
+
+def build_update(config, model) -> tuple[Callable, Any, Callable]:
+  """The sections `objective`, `passes` and `optimizer`."""
+  return compile_update(
+      model, config.experience.get('temperature', 1.0), config.num_steps,
+      *(tuple(config[section].items())
+        for section in ('objective', 'passes', 'optimizer')))
+
+
+def refuse(
+    where: str, section: Iterable[str], given: Iterable[str]) -> None:
+  """ValueError for keys of a section that the run sets itself."""
+  for key in sorted(set(section) & set(given)):
+    raise ValueError(f'config.{where}.{key} follows from the rest of the '
+                     'config: leave it out')
+
+
+def complete(function: Callable, where: str) -> Callable:
+  """`function`, if no keyword that it needs is missing; else ValueError."""
+  missing = [
+      p.name for p in inspect.signature(function).parameters.values()
+      if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+  if missing:
+    raise ValueError(f'{where} needs {", ".join(missing)}')
+  return function
+
+
+def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
+  """The model, and {'policy', maybe 'critic'} from `init` or fresh."""
+  family, model = build_model(config.model, words)
+  key = jax.random.key(config.seed)
+  if config.init:
+    like = jax.eval_shape(lambda k: family.initialise(model, k), key)
+    found = weights.match(
+        weights.load(config.init)['policy'], like, config.init)
+  else:
+    found = family.initialise(model, steps.stream(key, 'init', 0))
+  # Copied only where the host has it: an update gives its buffers away.
+  params = jax.tree.map(
+      lambda x: x if isinstance(x, jax.Array) else jnp.array(x),
+      {'policy': found})
+  if config.critic:
+    params['critic'] = value_head.make(params['policy'])
+  with parts.named('config.lora'):
+    return model, lora.attach(
+        params, steps.stream(key, 'init', 1), **config.lora.to_dict())
+
+
+@functools.lru_cache  # runs of a study that differ in their start share it
+def compile_update(
+    model: Any, temperature: float, num_steps: int, objective: tuple,
+    passes: tuple, settings: tuple,
+) -> tuple[Callable, Any, Callable]:
+  """The jitted update, its state donated; its optimizer; its loss alone."""
+  passes = dict(passes)
+  tx = complete(parts.fill(
+      optimizer.make, 'optimizer', **dict(settings),
+      num_steps=num_steps * math.prod(passes.values())), 'optimizer')()
+  forward = functools.partial(policy.forward, model, temperature=temperature)
+  loss = parts.bind('objectives', 'loss', **dict(objective))
+  step = complete(parts.fill(
+      steps.minibatch_epochs if passes else steps.gradient_step, 'passes',
+      tx=tx, forward=forward, loss=loss, **passes), 'passes')
+  probe = jax.jit(
+      lambda params, batch: loss(forward(params, batch.tokens), batch)[1])
+  return jax.jit(step, donate_argnums=0), tx, probe
+
+
+def build_model(section, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
+  """The family's module and a model of the section's size."""
+  section = section.to_dict()
+  family = parts.load('models', section['name'])
+  given = dict(vocabulary=words.vocabulary, pad=words.pad, bos=words.bos)
+  refuse('model', section, given)
+  return family, parts.bind('models', 'make', **section)(**given)
+
+
+def build_evaluations(
+    config, model, words, base: Any = None) -> list[evaluate.Evaluation]:
+  """The section `evals`, in its order."""
+  origin = config.base or config.init
+  wanted = [k for k, e in config.evals.items() if e.get('kl')]
+  if wanted and not origin:
+    raise ValueError(
+        f'evals.{wanted[0]} measures kl, but from what? Set base or init')
+  if wanted and base is None:
+    base = jax.tree.map(jnp.asarray, weights.load(origin))
+  shared = dict(decoding.read(config, 'config'))
+  made = []
+  for name, e in config.evals.items():
+    where = f'evals.{name}'
+    refuse(where, e, ('name', 'model', 'tokenizer', 'base_params'))
+    options = e.to_dict()
+    if options.get('temperature'):  # greedy ones need no rule
+      options.setdefault('decoding', shared)
+    options['decoding'] = decoding.read(options, f'config.{where}')
+    make = complete(parts.fill(evaluate.make, where, **options), where)
+    with parts.named(f'config.{where}'):
+      made.append(make(name, model, words, base_params=base))
+  return made
+
+
+def build_analyses(config) -> list[observe.Analysis]:
+  """The section `analyses`; `every` and `steps` as elsewhere, but never 0."""
+  found = []
+  for name, section in config.analyses.items():
+    if not isinstance(section, ml_collections.ConfigDict):
+      raise ValueError(
+          f'analyses.{name} is {section!r}: write dict(every=100)')
+    options = {'steps': (), 'every': 0, **section.to_dict()}
+    when = ml_collections.ConfigDict(
+        {key: options.pop(key) for key in ('steps', 'every')})
+    found.append(
+        observe.bind(name, marks(when, config.num_steps), **options))
+  return found
+
+
+def marks(section, last: int) -> set[int]:
+  """Steps at which something is due: listed, every n-th, first and last."""
+  listed = {int(s) for s in section.steps}
+  if listed and max(listed) > last:
+    raise ValueError(f'step {max(listed)} is beyond num_steps {last}')
+  if listed and min(listed) < 0:
+    raise ValueError(f'step {min(listed)} is before the first, 0')
+  every = section.every
+  return listed | {0, last} | set(range(0, last, every) if every else ())
