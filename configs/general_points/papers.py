@@ -12,10 +12,8 @@ within SFT and PPO. Variants, comma-joined:
              sampled evaluation of 1,024 hands
   smoke      a random model of the same family with two layers, on CPU
 
-What `faithful` does not reproduce: a critic that shares the policy's backbone
-(ours is separate, and starts as a copy of it), bfloat16 rounding of turn sums,
-the trigram of token ids that marks the formula (here a text span), repetition
-penalty (Qwen's generation config has 1.05).
+What `faithful` does not reproduce: see objectives/turn_ppo_published.py, and
+Qwen's repetition penalty of 1.05 in evaluations.
 """
 from typing import Any, NamedTuple
 
@@ -120,13 +118,16 @@ def rl(paper: Paper, words: set[str], init: str, kl: float = 0.0) -> ConfigDict:
   mode = 'faithful' if faithful else 'corrected'
   config.init = init
   config.critic = True
-  config.env = rules(ID, None if faithful else 'train', mode)
+  config.env = rules(
+      ID, None if faithful else 'train', mode, thought_coef=0.5)
   config.objective = dict(
-      name='turn_ppo', clip=0.1, value_clip=0.1, value_coef=0.5, kl_coef=kl)
-  config.advantages = dict(discount=0.9, lam=0.95, whiten=True)
+      name='turn_ppo_published' if faithful else 'turn_ppo', clip=0.1,
+      value_clip=0.1, value_coef=0.5, kl_coef=kl)
+  config.advantages = dict(discount=0.9, lam=0.95)
   config.experience = dict(
       name='rollouts', prompts=paper.prompts, group=1,
       tries=6 if faithful else 5,  # the published loop scores one unread
+      skip_tokens=2 if faithful else 0,
       temperature=0.2, max_new_tokens=256, length=2560)
   config.passes = dict(epochs=paper.epochs, minibatches=1)
   config.optimizer = dict(
