@@ -21,6 +21,7 @@ from rlft.ops import trees
 from rlft.spectral import (
     bases,
     excess,
+    in_place,
     measured,
     nulls,
     sharded,
@@ -133,7 +134,7 @@ def compare_stack(
 
 
 def compare_in_turn(
-    path: str, before: measured.Load, after: measured.Load, *,
+    path: str, before: in_place.Load, after: in_place.Load, *,
     shape: tuple[int, ...], module: str, seed: int, top: svd.Fraction,
     draws: int,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:

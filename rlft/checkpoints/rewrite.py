@@ -54,7 +54,7 @@ def directory(
       elif name not in done:
         done.add(name)
         for array in changed(name):
-          file.write(array.tobytes())
+          file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
   finally:
     _close(file)
   for label in found.files:  # what was written is read as anyone would

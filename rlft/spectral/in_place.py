@@ -7,6 +7,7 @@ finds in a lying matrix its transpose: a tall one, which is faster, and what
 """
 import gc
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.linalg import blas, lapack
 
 from rlft.spectral import svd
 
+Load = Callable[[], Shaped[Any, 'L M N']]  # a stack anew at every call
 ALIGNED = 64  # bytes: JAX takes over such an array as it is
 COLUMNS = 1024  # multiplied at a time
 SCALED = 1e-11, 1e11  # LAPACK scales a matrix whose largest entry is not within
@@ -44,12 +46,19 @@ def view(w: Shaped[np.ndarray, 'L M N']) -> Shaped[np.ndarray, 'L R C']:
   return w.mT if turned(w.shape) else w
 
 
-def lying(w: Shaped[np.ndarray, 'L M N']) -> Float32[np.ndarray, 'L R C']:
-  """A copy of the stack, lying, that `decompose` may take."""
-  found = view(w)
+def lying(load: Load) -> Float32[np.ndarray, 'L R C']:
+  """What is loaded, in new memory, that `decompose` may take."""
+  found = view(np.asarray(load()))
   copy = empty(found.shape)
   np.copyto(copy, found)
   return copy
+
+
+def difference(after: Load, before: Load) -> Float32[np.ndarray, 'L R C']:
+  """after - before, lying, in new memory."""
+  found = lying(after)
+  found -= view(np.asarray(before()))
+  return found
 
 
 def decompose(
@@ -61,20 +70,23 @@ def decompose(
   On CPUs about six squares of the smaller side are needed beside it where the
   matrix is longer than 11/6 of that, and as much as it takes itself and four
   squares where it is not. `again` makes the stack again, for those that
-  LAPACK's divide and conquer gives up on. NaN where a matrix is not finite.
+  LAPACK's divide and conquer gives up on. NaN where a matrix is not finite, or
+  QR iteration gives up too.
   """
   if jax.default_backend() != 'cpu':
     return svd.decompose(on_device(w))
   layers, rank, _ = w.shape
   left, s = empty((layers, rank, rank)), np.empty((layers, rank), np.float32)
   for layer, matrix in enumerate(w):
-    if not np.isfinite(matrix.max() - matrix.min()):
-      for x in (left[layer], s[layer], matrix):
-        x[...] = np.nan
-    elif not _divide(matrix, left[layer], s[layer]):
+    places = matrix, left[layer], s[layer]
+    done = np.isfinite(matrix.max() - matrix.min())
+    if done and not _divide(*places):
       matrix[...] = again()[layer]
-      _take(matrix, left[layer], s[layer], lapack.sgesvd(
+      done = _take(*places, lapack.sgesvd(
           matrix.T, full_matrices=0, overwrite_a=1))
+    if not done:
+      for place in places:
+        place[...] = np.nan
   return svd.SVD(on_device(left), on_device(s), on_device(w))
 
 

@@ -6,7 +6,7 @@ loop over its layers, and a part of it on another device gives the same numbers.
 import functools
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,11 +95,8 @@ def measure(
       published=_published(old, new, counts[0]) if reference else None)
 
 
-Load = Callable[[], Shaped[Any, 'L M N']]
-
-
 def in_turn(
-    before: Load, after: Load, keys: Key[Array, 'L D'], *,
+    before: in_place.Load, after: in_place.Load, keys: Key[Array, 'L D'], *,
     fractions: tuple[svd.Fraction, ...],
 ) -> tuple[Measured, int]:
   """`measure` on the host and in little memory, and the bits it took.
@@ -109,13 +106,13 @@ def in_turn(
   `before`. Either stack is loaded anew whenever it is wanted: who loads keeps
   none.
   """
-  weights = functools.partial(_lying, before)
+  weights = functools.partial(in_place.lying, before)
   bits, rounded = storage.coarser(*map(_bits, (before, after)))
   norm = np.asarray(_norms(in_place.on_device(weights())))
   old = in_place.decompose(weights(), weights)
-  shape = _loaded(before).shape
+  shape = np.shape(before())
   size = counts(old.s.shape[-1], fractions)
-  storing = lambda: _storing(keys[:, 0], _loaded(before), bits, rounded)
+  storing = lambda: _storing(keys[:, 0], np.asarray(before()), bits, rounded)
   groups = jax.block_until_ready(_groups(old.s, storing()))
   heavy = np.packbits(principal.mask(old, size[0]), axis=-1)
 
@@ -137,8 +134,9 @@ def in_turn(
     found |= comparison.factored(old, new, groups, size)
     return jax.device_get(Comparison(**found))
 
-  real = beside(lambda: _difference(after, before), lambda _: _lying(after))
-  like = jax.block_until_ready(nulls.size(_difference(after, before)))
+  update = lambda: in_place.on_device(in_place.difference(after, before))
+  real = beside(update, lambda _: in_place.lying(after))
+  like = jax.block_until_ready(nulls.size(update()))
   add = functools.partial(_sum, before)
   floor = beside(storing, add)
   draws = [
@@ -151,16 +149,8 @@ def in_turn(
       groups=np.asarray(groups), published=None), bits
 
 
-def _loaded(load: Load) -> Shaped[np.ndarray, 'L M N']:
-  return np.asarray(load())
-
-
-def _lying(load: Load) -> Float32[np.ndarray, 'L R C']:
-  return in_place.lying(_loaded(load))
-
-
-def _bits(load: Load) -> int:
-  return storage.bits(in_place.on_device(_lying(load)))
+def _bits(load: in_place.Load) -> int:
+  return storage.bits(in_place.on_device(in_place.lying(load)))
 
 
 @jax.jit
@@ -168,17 +158,11 @@ def _norms(w: Float[Array, 'L R C']) -> Float[Array, 'L']:
   return jnp.linalg.norm(w, axis=(-2, -1))
 
 
-def _difference(after: Load, before: Load) -> Float[Array, 'L R C']:
-  found = _lying(after)
-  found -= in_place.view(_loaded(before))
-  return in_place.on_device(found)
-
-
 def _sum(
-    load: Load, change: Float[Array, 'L R C'],
+    load: in_place.Load, change: Float[Array, 'L R C'],
 ) -> Float32[np.ndarray, 'L R C']:
   """Of what is loaded and a change, in new memory."""
-  found = _lying(load)
+  found = in_place.lying(load)
   found += np.asarray(change)
   return found
 
