@@ -89,6 +89,7 @@ def _written(plan: Plan, folder: pathlib.Path) -> list[dict[str, Any]]:
       stored, total = _edited(plan, place)
       totals.append(total)
       yield stored
+      del stored
     rows[name] |= _measured(np.sum(totals, axis=0))
     next(bar, None)
 
