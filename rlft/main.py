@@ -202,7 +202,8 @@ def ending():
 def save_memory() -> None:
   """Little memory rather than much at the same time, on CPUs.
 
-  XLA schedules for concurrency unless told otherwise, and glibc keeps freed
+  XLA schedules for concurrency unless told otherwise, JAX begins the next
+  program while the last one still lets go of its memory, and glibc keeps freed
   matrices of up to 32 MiB in a heap of holes. XLA reads its flags once, so this
   is for a process that has not used JAX yet.
   """
@@ -210,6 +211,7 @@ def save_memory() -> None:
   flags = os.environ.get('XLA_FLAGS', '')
   if 'jax' not in sys.modules and flag not in flags:
     os.environ['XLA_FLAGS'] = f'{flags} {flag}=false'.strip()
+    os.environ.setdefault('JAX_CPU_ENABLE_ASYNC_DISPATCH', 'false')
   allocator = ctypes.CDLL(None) if sys.platform == 'linux' else None
   if hasattr(allocator, 'mallopt'):
     allocator.mallopt(MMAP_THRESHOLD, 2**20)

@@ -17,7 +17,7 @@ import rlft
 from rlft import config as door
 from rlft import healing, main, weights
 from rlft.checkpoints import header
-from rlft.spectral import svd
+from rlft.spectral import in_place
 from rlft.training import checkpoint
 from tests import llama, tiny
 from tests.command import refused
@@ -317,8 +317,8 @@ def test_what_does_not_fit_the_dtype_is_refused(tmp_path, capfd):
 def test_a_decomposition_that_fails_is_told(
     pair, tmp_path, monkeypatch, capfd):
   """LAPACK's failures come as NaN."""
-  decompose = svd.decompose
-  monkeypatch.setattr(svd, 'decompose', lambda *x, **y: jax.tree.map(
+  decompose = in_place.decompose
+  monkeypatch.setattr(in_place, 'decompose', lambda *x, **y: jax.tree.map(
       lambda z: z * np.nan, decompose(*x, **y)))
   line = refused(['heal', *pair, f'--out={tmp_path / "o"}', '--edit=values',
                   '--select=0.*q_proj'], capfd)

@@ -180,6 +180,8 @@ def test_help_is_no_error(argv, capfd):
 
 def test_flags_of_the_person_are_kept(monkeypatch):
   """Only a process that has not used JAX yet gets one more."""
+  waits = 'JAX_CPU_ENABLE_ASYNC_DISPATCH'
+  monkeypatch.setenv(waits, 'true')
   monkeypatch.setenv('XLA_FLAGS', '--a=b')
   main.save_memory()
   assert os.environ['XLA_FLAGS'] == '--a=b'
@@ -189,6 +191,11 @@ def test_flags_of_the_person_are_kept(monkeypatch):
   flags = os.environ['XLA_FLAGS'].split()
   assert flags[0] == '--a=b' and len(flags) == 2
   assert flags[1].endswith('scheduler=false')
+  assert os.environ[waits] == 'true'
+  monkeypatch.delenv(waits)
+  monkeypatch.setenv('XLA_FLAGS', '')
+  main.save_memory()
+  assert os.environ[waits] == 'false'
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch, capfd):

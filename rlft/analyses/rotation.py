@@ -8,7 +8,7 @@ through the same functions) and its floor (what the rounding of the stored
 weights does), with a column that says whether it exceeds them.
 """
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from rlft.ops import trees
 from rlft.spectral import (
     bases,
     excess,
+    in_place,
     measured,
     nulls,
     sharded,
@@ -133,16 +134,17 @@ def compare_stack(
 
 
 def compare_in_turn(
-    path: str, weights: Callable[[], Iterable[Array]], *,
+    path: str, before: in_place.Load, after: in_place.Load, *,
     shape: tuple[int, ...], module: str, seed: int, top: svd.Fraction,
     draws: int,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """`compare_stack` in as little memory as `measured.in_turn` takes.
 
-  `weights` gives both stacks, of `shape`, and keeps none.
+  Either stack, of `shape`, is loaded anew at every call.
   """
+  stacked = lambda load: lambda: load().reshape(-1, *shape[-2:])
   found, bits = measured.in_turn(
-      lambda: map(_stacked, weights()),
+      stacked(before), stacked(after),
       measured.keys(path, seed, math.prod(shape[:-2]), draws),
       fractions=(top, *FRACTIONS))
   return _rows(module, found, bits, shape[-2:]), _curves(found)

@@ -71,7 +71,8 @@ def directory(
       elif name not in done:
         done.add(name)
         for array in changed(name):
-          file.write(array.tobytes())
+          file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+          del array  # or it stands beside the making of the next one
   finally:
     _close(file)
   for label in found.files:  # what was written is read as anyone would

@@ -67,7 +67,7 @@ def matrix(
 def finite(array: Shaped[np.ndarray, '...']) -> bool:
   """Whether an array of one of DTYPES holds no NaN and no infinity."""
   dtype = next(k for k, v in DTYPES.items() if v == array.dtype)
-  return finite_words(np.ascontiguousarray(array).reshape(-1), dtype)
+  return finite_words(array.ravel(order='K'), dtype)
 
 
 def finite_words(data: Any, dtype: str) -> bool:

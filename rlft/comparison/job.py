@@ -1,11 +1,11 @@
 """One comparison of two checkpoints: its matrices, hashes, and its table."""
+import functools
 import platform
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Shaped
 
 import rlft
 from rlft.analyses import rotation
@@ -51,23 +51,22 @@ def versions() -> dict[str, str]:
 
 def measure(job: Job, place: Place) -> Part:
   """Rows and curves of one place, from weights whose hash is checked again."""
-  def weights():
-    return (load(checkpoint, place, digest.tensors[place.name])
-            for checkpoint, digest in zip(
-                (job.before, job.after), job.digests, strict=True))
-
+  before, after = (
+      functools.partial(load, checkpoint, place, digest.tensors[place.name])
+      for checkpoint, digest in zip(
+          (job.before, job.after), job.digests, strict=True))
   path = place.name if place.index is None else f'{place.name}[{place.index}]'
   shape = job.before.tensors[place.name].shape
   settings = {k: v for k, v in job.settings.items() if k != 'select'}
   rows, curves = rotation.compare_in_turn(
-      path, weights, module=place.module,
+      path, before, after, module=place.module,
       shape=shape if place.index is None else shape[1:], **settings)
   return [_placed(row, place, job.before.kind) for row in rows], curves
 
 
 def load(
     checkpoint: Checkpoint, place: Place, sha256: str | None = None,
-) -> Float[Array, '*L M N']:
+) -> Shaped[np.ndarray, '*L M N']:
   """The matrix of a place to act as x @ W; ValueError if its file changed."""
   found = tensor.matrix(checkpoint, place.name, place.index)
   if sha256 is not None and place.index is None:
@@ -76,7 +75,7 @@ def load(
     if tensor.sha256(raw) != sha256:
       raise ValueError(
           f'{checkpoint.name}: {place.name} changed while it was read')
-  return jnp.asarray(found)
+  return found
 
 
 def _placed(row: dict[str, Any], place: Place, kind: str) -> dict[str, Any]:

@@ -4,25 +4,27 @@ The edits are those of `analyses/restoration.py`, with memory for one matrix.
 What is written is made in a temporary directory beside its place and renamed at
 the end, so that there is either all of it or nothing.
 """
+import functools
 import json
 import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from rlft import checkpoints, weights
-from rlft.analyses import restoration
+from rlft import checkpoints
 from rlft.checkpoints import names, pairs, rewrite, tensor
 from rlft.checkpoints.names import Place
 from rlft.checkpoints.tensor import DTYPES, Checkpoint
 from rlft.comparison import job
+from rlft.healing import matrix
 from rlft.healing import plan as plans
 from rlft.healing.plan import Plan
 from rlft.training import progress
+
+ROWS = 64  # at a time
 
 
 def run(
@@ -79,6 +81,7 @@ def _written(plan: Plan, folder: pathlib.Path) -> list[dict[str, Any]]:
       stored, total = _edited(plan, place)
       totals.append(total)
       yield stored
+      del stored
     rows[name] |= _measured(np.sum(totals, axis=0))
     next(bar, None)
 
@@ -92,7 +95,7 @@ def _written(plan: Plan, folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def _edited(
     plan: Plan, place: Place,
-) -> tuple[Shaped[np.ndarray, '...'], tuple[float, ...]]:
+) -> tuple[Shaped[np.ndarray, '...'], np.ndarray]:
   """The matrix as it is stored, and sums that `_measured` makes sense of."""
   path = place.name if place.index is None else f'{place.name}[{place.index}]'
   exact = _exact(plan, place, path)
@@ -107,12 +110,7 @@ def _edited(
     raise ValueError(
         f'the edit of {path} does not fit into {dtype}: save both checkpoints '
         'as F32 or BF16')
-  new = _load(plan.after, place)  # again: it was let go for the edit
-  wide = new.astype(np.float32)
-  meant = exact != wide
-  sums = (_square(exact - wide), _square(stored.astype(np.float32) - exact),
-          _square(wide), float(meant.sum()),
-          float((meant & (stored == new)).sum()))
+  sums = _sums(exact, stored, _load(plan.after, place))
   if tensor.output_first(plan.after.kind, place.name):
     stored = np.swapaxes(stored, -1, -2)
   return np.ascontiguousarray(stored), sums
@@ -122,15 +120,32 @@ def _exact(
     plan: Plan, place: Place, path: str,
 ) -> Float32[np.ndarray, '*L M N']:
   """The edited matrix before it is rounded to its dtype."""
-  old, new = (_load(x, place) for x in (plan.before, plan.after))
-  if np.array_equal(old, new):  # exactly, where factoring would add roundings
-    return new.astype(np.float32)
-  trees = [weights.nest({path: jnp.asarray(w, jnp.float32)})
-           for w in (old, new)]
-  del old, new
-  edit, = restoration.edits(
-      *trees, sweep=[plan.entry], seed=plan.seed, select='.')
-  return weights.flatten(edit.params)[path]
+  before, after = (functools.partial(_load, x, place)
+                   for x in (plan.before, plan.after))
+  shape = after().shape
+  if np.array_equal(before(), after()):  # factoring would add roundings
+    return after().astype(np.float32)
+  stacked = lambda load: lambda: load().reshape(-1, *shape[-2:])
+  return matrix.edited(
+      stacked(before), stacked(after), plan.entry, path=path, seed=plan.seed,
+      shape=(math.prod(shape[:-2]), *shape[-2:])).reshape(shape)
+
+
+def _sums(
+    exact: Float32[np.ndarray, '*L M N'], stored: Shaped[np.ndarray, '*L M N'],
+    new: Shaped[np.ndarray, '*L M N'],
+) -> np.ndarray:
+  """What `_measured` makes sense of, from some rows at a time."""
+  total = np.zeros(5)
+  layers = (x.reshape(-1, *x.shape[-2:]) for x in (exact, stored, new))
+  for own in zip(*layers, strict=True):
+    for start in range(0, exact.shape[-2], ROWS):
+      rows, kept, old = (x[start:start + ROWS] for x in own)
+      wide, meant = old.astype(np.float32), rows != old.astype(np.float32)
+      total += (
+          _square(rows - wide), _square(kept.astype(np.float32) - rows),
+          _square(wide), meant.sum(), (meant & (kept == old)).sum())
+  return total
 
 
 def _load(checkpoint: Checkpoint, place: Place) -> Shaped[np.ndarray, '...']:

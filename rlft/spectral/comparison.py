@@ -4,7 +4,7 @@ One function makes the numbers of a real update, of a random one and of storage
 noise, so that they can be held against each other.
 """
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,15 +51,37 @@ def compare(
   `groups` are the clusters of the old directions, `heavy` the principal
   weights; counts[0] is k, the others are those of `angle_by_top`.
   """
-  k = counts[0]
-  turned = _turned(old, new, counts)
-  spectrum = _larger(*procrustes.of_directions(
-      svd.leading(old, k), svd.leading(new, k), groups[..., :k]))
-  cosine = jnp.minimum(*rotation.cosine(old, new, groups))
-  shift = rotation.value_shift(old.s, new.s)
-  unchanged = updates.unchanged(weight, weight + update)
-  mean = functools.partial(jnp.mean, axis=-1)
   return Comparison(
+      **factored(old, new, groups, counts),
+      **spread(old, update, counts[0]), **placed(update, heavy),
+      **stored(weight, update, heavy))
+
+
+Fields = dict[str, Any]  # some of those of Comparison
+
+
+def factored(
+    old: svd.SVD, new: svd.SVD, groups: Int[Array, 'L R'],
+    counts: tuple[int, ...],
+) -> Fields:
+  """What the factors say.
+
+  Like `spread`, `placed` and `stored` a few programs, one after another, where
+  it is not traced: each has little beside what it is given.
+  """
+  k = counts[0]
+  each = jax.block_until_ready
+  sides = (old.u, new.u, False), (old.vt, new.vt, True)
+  inputs, outputs = (each(
+      _nested(*bases, rows, counts)) for *bases, rows in sides)
+  turned = {k: _larger(inputs[k], outputs[k]) for k in inputs}
+  spectrum = each(_procrustes(old, new, groups, k))
+  cosine = jnp.minimum(*(each(
+      rotation.span_cosine(*bases, groups, rows=rows))
+                         for *bases, rows in sides))
+  shift = rotation.value_shift(old.s, new.s)
+  mean = functools.partial(jnp.mean, axis=-1)
+  return dict(
       angles=turned[k], angle=mean(turned[k]),
       angle_by_top=jnp.stack([mean(turned[c]) for c in counts[1:]], axis=-1),
       procrustes_angles=spectrum, procrustes=mean(spectrum),
@@ -68,23 +90,77 @@ def compare(
       cosine=cosine, cosine_top=mean(cosine[..., :k]),
       alignment=principal.alignment(turned[k]),
       values=new.s, value_shift=shift, value_shift_top=mean(shift[..., :k]),
-      nss=rotation.normalised_shift(old.s, new.s),
-      energy=rotation.energy(old, update),
-      energy_principal=principal.energy(old, update, k),
-      update_norm=jnp.linalg.norm(update, axis=(-2, -1)),
-      stable_rank=updates.stable_rank(update),
-      sparsity=updates.sparsity(weight, weight + update),
-      on_principal=principal.overlap(heavy, principal.largest(update)),
-      on_principal_bf16=principal.overlap(heavy, jnp.logical_not(unchanged)))
+      nss=rotation.normalised_shift(old.s, new.s))
 
 
-def _turned(
-    old: svd.SVD, new: svd.SVD, counts: tuple[int, ...],
+def spread(
+    old: svd.SVD, update: Float[Array, 'L M N'], k: int) -> Fields:
+  """Over which directions the update spreads, and over how many."""
+  each = jax.block_until_ready
+  return dict(
+      energy=each(_energy(old, update)),
+      energy_principal=each(principal.energy(old, update, k)),
+      update_norm=each(_norm(update)),
+      stable_rank=each(updates.stable_rank(update)))
+
+
+def placed(
+    update: Float[Array, 'L M N'], heavy: Bool[Array, 'L M N']) -> Fields:
+  """On which entries it falls."""
+  return dict(on_principal=jax.block_until_ready(_on_principal(heavy, update)))
+
+
+def stored(
+    weight: Float[Array, 'L M N'], update: Float[Array, 'L M N'],
+    heavy: Bool[Array, 'L M N'],
+) -> Fields:
+  """What bfloat16 storage shows of the update."""
+  sparsity, on_principal = jax.block_until_ready(
+      _visible(weight, update, heavy))
+  return dict(sparsity=sparsity, on_principal_bf16=on_principal)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _nested(
+    old: Float[Array, 'L _ _'], new: Float[Array, 'L _ _'],
+    rows: bool, counts: tuple[int, ...],
 ) -> dict[int, Float[Array, 'L _']]:
-  """Principal angles of the leading k, for each k."""
-  inputs = rotation.nested_angles(old.u, new.u, counts)
-  outputs = rotation.nested_angles(old.vt.mT, new.vt.mT, counts)
-  return {k: _larger(inputs[k], outputs[k]) for k in inputs}
+  """Principal angles of the leading k, for each k; directions are `rows`."""
+  return rotation.nested_angles(
+      *((x.mT if rows else x) for x in (old, new)), counts)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _procrustes(
+    old: svd.SVD, new: svd.SVD, groups: Int[Array, 'L R'], k: int,
+) -> Float[Array, 'L K']:
+  return _larger(*procrustes.of_directions(
+      svd.leading(old, k), svd.leading(new, k), groups[..., :k]))
+
+
+_energy = jax.jit(rotation.energy)
+
+
+@jax.jit
+def _norm(update: Float[Array, 'L M N']) -> Float[Array, 'L']:
+  return jnp.linalg.norm(update, axis=(-2, -1))
+
+
+@jax.jit
+def _on_principal(
+    heavy: Bool[Array, 'L M N'], update: Float[Array, 'L M N'],
+) -> Float[Array, 'L']:
+  return principal.overlap(heavy, principal.largest(update))
+
+
+@jax.jit
+def _visible(
+    weight: Float[Array, 'L M N'], update: Float[Array, 'L M N'],
+    heavy: Bool[Array, 'L M N'],
+) -> tuple[Float[Array, 'L'], Float[Array, 'L']]:
+  unchanged = updates.unchanged(weight, weight + update)
+  return (updates.sparsity(weight, weight + update),
+          principal.overlap(heavy, jnp.logical_not(unchanged)))
 
 
 def _larger(

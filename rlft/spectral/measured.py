@@ -5,17 +5,18 @@ loop over its layers, and a part of it on another device gives the same numbers.
 """
 import functools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
 from rlft.spectral import (
     clusters,
     comparison,
+    in_place,
     nulls,
     principal,
     published,
@@ -95,52 +96,98 @@ def measure(
 
 
 def in_turn(
-    weights: Callable[[], Iterable[Array]], keys: Key[Array, 'L D'], *,
+    before: in_place.Load, after: in_place.Load, keys: Key[Array, 'L D'], *,
     fractions: tuple[svd.Fraction, ...],
 ) -> tuple[Measured, int]:
   """`measure` on the host and in little memory, and the bits it took.
 
-  One program per step instead of one in all, and a change is made twice
-  instead of kept: no more than the weight, its factors and the sum of weight
-  and change stand beside a decomposition. `weights` gives the stack before and
-  after, L M N, which no one else holds.
+  One program per step instead of one in all; every matrix lies (`in_place`)
+  and is decomposed in its own memory, beside nothing but the factors of
+  `before`. Either stack is loaded anew whenever it is wanted: who loads keeps
+  none.
   """
-  weight, target = weights()
-  bits, rounded = storage.common(weight, target)
-  size = counts(min(weight.shape[1:]), fractions)
-  old, new = svd.decompose(weight), svd.decompose(target)
-  update = target - weight
-  del target
-  storing = functools.partial(_noise, keys[:, 0], weight, bits, rounded)
-  groups, heavy = _groups(old.s, storing()), principal.mask(old, size[0])
-  against = functools.partial(
-      comparison.compare, groups=groups, heavy=heavy, counts=size)
-  real = jax.device_get(against(old, new, weight, update))
-  like = nulls.size(update)
-  del new, update
+  weights = functools.partial(in_place.lying, before)
+  bits, rounded = storage.coarser(*map(_bits, (before, after)))
+  norm = np.asarray(_norms(in_place.on_device(weights())))
+  old = in_place.decompose(weights(), weights)
+  shape = np.shape(before())
+  size = counts(old.s.shape[-1], fractions)
+  storing = lambda: _storing(keys[:, 0], np.asarray(before()), bits, rounded)
+  groups = jax.block_until_ready(_groups(old.s, storing()))
+  heavy = np.packbits(principal.mask(old, size[0]), axis=-1)
 
-  def beside(change: Callable[[], Array]) -> Comparison:
-    factors = svd.decompose(weight + change())
-    return jax.device_get(against(old, factors, weight, change()))
+  def beside(
+      change: Callable[[], Array], sum_: Callable[[Array], np.ndarray],
+  ) -> Comparison:
+    """Of a change, which is made again only where LAPACK gives up."""
+    made = change()
+    found = comparison.spread(old, made, size[0])
+    large = jax.device_put(np.unpackbits(
+        heavy, axis=-1, count=made.shape[-1]).view(bool))
+    found |= comparison.placed(made, large)
+    found |= comparison.stored(in_place.on_device(weights()), made, large)
+    del large
+    total = sum_(made)
+    del made
+    new = in_place.decompose(total, lambda: sum_(change()))
+    del total
+    found |= comparison.factored(old, new, groups, size)
+    return jax.device_get(Comparison(**found))
 
-  floor = beside(storing)
+  update = lambda: in_place.on_device(in_place.difference(after, before))
+  real = beside(update, lambda _: in_place.lying(after))
+  like = jax.block_until_ready(nulls.size(update()))
+  add = functools.partial(_sum, before)
+  floor = beside(storing, add)
   draws = [
-      beside(lambda i=i: _gaussian(keys[:, i], like, weight.shape[1:]))
+      beside(lambda i=i: _gaussian(keys[:, i], like, shape[1:]), add)
       for i in range(1, keys.shape[1])]
   return Measured(
       real=real, floor=floor, cross=None,
       null=jax.tree.map(lambda *x: np.stack(x, axis=1), *draws),
-      values_before=np.asarray(old.s),
-      weight_norm=np.asarray(jnp.linalg.norm(weight, axis=(-2, -1))),
+      values_before=np.asarray(old.s), weight_norm=norm,
       groups=np.asarray(groups), published=None), bits
+
+
+def _bits(load: in_place.Load) -> int:
+  return storage.bits(in_place.on_device(in_place.lying(load)))
+
+
+@jax.jit
+def _norms(w: Float[Array, 'L R C']) -> Float[Array, 'L']:
+  return jnp.linalg.norm(w, axis=(-2, -1))
+
+
+def _sum(
+    load: in_place.Load, change: Float[Array, 'L R C'],
+) -> Float32[np.ndarray, 'L R C']:
+  """Of what is loaded and a change, in new memory."""
+  found = in_place.lying(load)
+  found += np.asarray(change)
+  return found
+
+
+def _storing(
+    keys: Key[Array, 'L'], w: Shaped[np.ndarray, 'L M N'], bits: int,
+    rounded: bool,
+) -> Float[Array, 'L R C']:
+  """`_noise`, lying, made by rows."""
+  found = in_place.empty(in_place.view(w).shape)
+  for key, own, layer in zip(keys, w, found, strict=True):
+    place = layer.T if in_place.turned(w.shape) else layer
+    for rows, noise in storage.noise_by_rows(key, own, bits, rounded):
+      place[rows] = noise
+  return in_place.on_device(found)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _gaussian(
     keys: Key[Array, 'L'], like: nulls.Size, shape: tuple[int, int],
-) -> Float[Array, 'L M N']:
-  return jax.vmap(lambda key, size: nulls.gaussian(key, size, shape))(
+) -> Float[Array, 'L R C']:
+  """A random change of each matrix of a shape, lying."""
+  found = jax.vmap(lambda key, size: nulls.gaussian(key, size, shape))(
       keys, like)
+  return found.mT if in_place.turned(shape) else found
 
 
 @jax.jit

@@ -54,18 +54,30 @@ def group(rank: int, top: int, tail: int) -> tuple[Group, bool]:
   return Group(start, count, width), chosen
 
 
+def part(factors: Rows, at: Group) -> Rows:
+  """The triplets of a group, and others up to its width."""
+  return _part(factors, at.start, at.width)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _part(factors, start, width):
+  index = (start + jnp.arange(width)) % factors.s.shape[-1]
+  return Rows(*(x[..., index, :] for x in _columns(factors)))._replace(
+      s=factors.s[..., index])
+
+
 def exchange(
     whole: Float[Array, '*L M N'], out: Rows, into: Rows, at: Group,
 ) -> Float[Array, '*L M N']:
-  """`whole` with a group of triplets `out` replaced by those of `into`."""
-  return _exchange(whole, out, into, at.start, at.count, at.width)
+  """`whole` with a group of triplets, `part` of `out`, replaced by `into`'s."""
+  return _exchange(whole, out, into, at.count)
 
 
-@functools.partial(jax.jit, static_argnums=5)
-def _exchange(whole, out, into, start, count, width):
-  index, inside = _index(out.s.shape[-1], start, count, width)
-  u, s, v = (x[..., index, :] for x in _columns(out))
-  p, t, q = (x[..., index, :] for x in _columns(into))
+@jax.jit
+def _exchange(whole, out, into, count):
+  inside = (jnp.arange(out.s.shape[-1]) < count)[:, None]
+  u, s, v = _columns(out)
+  p, t, q = _columns(into)
   left = [jnp.where(_like(inside, x), y * x, 0) for x, y in ((p, t), (u, -s))]
   left = jnp.concatenate(left, axis=-2)
   right = jnp.concatenate([q, v], axis=-2)
@@ -74,18 +86,16 @@ def _exchange(whole, out, into, start, count, width):
 
 
 def rescale(
-    whole: Float[Array, '*L M N'], factors: Rows,
-    change: Float[Array, '*L R'], at: Group,
+    whole: Float[Array, '*L M N'], change: Rows, at: Group,
 ) -> Float[Array, '*L M N']:
-  """`whole` with the values of a group of triplets changed."""
-  return _rescale(whole, factors._replace(s=change), at.start, at.count,
-                  at.width)
+  """`whole` with a group of triplets, a `part`, added to it."""
+  return _rescale(whole, change, at.count)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _rescale(whole, factors, start, count, width):
-  index, inside = _index(factors.s.shape[-1], start, count, width)
-  u, change, v = (x[..., index, :] for x in _columns(factors))
+@jax.jit
+def _rescale(whole, factors, count):
+  inside = (jnp.arange(factors.s.shape[-1]) < count)[:, None]
+  u, change, v = _columns(factors)
   u = jnp.where(_like(inside, u), u * change, 0)
   return svd.each(lambda w, x, y: w + _matmul(x.mT, y), whole, u, v)
 
@@ -130,6 +140,27 @@ def _orthonormal(many, few, overlap, s, start, count, width):
 
   part = (x[..., index, :] for x in (few.u, few.v, *overlap))
   return svd.each(one, *_columns(many._replace(s=s)), *part)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def side(
+    many: Float[Array, '*L R M'], few: Float[Array, '*L K M'],
+    start: int | Int[Array, ''], count: int | Int[Array, ''], width: int,
+) -> tuple[Float[Array, '*L R M'], Float[Array, '*L']]:
+  """One of the two bases of `orthonormal` and its certainty, from a part."""
+  at = Group(start, count, width)
+  return svd.each(
+      lambda a, b: nearest_basis(a, b, _matmul(b, a.mT), at), many, few)
+
+
+@jax.jit
+def replaced(many: Rows, few: Rows, start, count) -> Rows:
+  """`many` with a group of triplets, a part, in the place of its own."""
+  index, inside = _index(many.s.shape[-1], start, count, few.s.shape[-1])
+  put = lambda x, y: x.at[..., index, :].set(
+      jnp.where(_like(inside, y), y, x[..., index, :]))
+  u, s, v = map(put, _columns(many), _columns(few))
+  return Rows(u, s[..., 0], v)
 
 
 def nearest_basis(

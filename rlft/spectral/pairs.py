@@ -65,17 +65,27 @@ class Pair:
     u, v = self.overlap
     return u.mT, v.mT
 
-  def exchanged(
-      self, everything: str, into: mixing.Rows, top: int, tail: int,
-  ) -> Float[Array, '*L M N']:
-    """`after` with leading and trailing triplets replaced by those of `into`.
-
-    `everything` names the property that has all of them replaced. Made from
-    the nearest of three: nothing replaced, everything, or the last result of
-    this kind, so that a sweep costs what lies between its points; a result
-    differs by float32's rounding with the way it was reached.
+  def rescaled(self, top: int, tail: int) -> Float[Array, '*L M N']:
+    """`after` with leading and trailing values replaced by those of `before`.
     """
     at, chosen = mixing.group(self.rank, top, tail)
+    change = (self.old.s - self.new.s) * (1 if chosen else -1)
+    part = mixing.part(self.new._replace(s=change), at)
+    return mixing.rescale(self.after if chosen else self.revalued, part, at)
+
+  def exchanged(
+      self, everything: str, top: int, tail: int) -> Float[Array, '*L M N']:
+    """`after` with leading and trailing triplets replaced.
+
+    `everything` names the property that has all of them replaced: `before`, or
+    `redirected`, where the values stay. Made from the nearest of three: nothing
+    replaced, everything, or the last result of this kind, so that a sweep costs
+    what lies between its points; a result differs by float32's rounding with
+    the way it was reached.
+    """
+    at, chosen = mixing.group(self.rank, top, tail)
+    into = (self.old if everything == 'before'
+            else self.old._replace(s=self.new.s))
     out, whole = (self.new, self.after) if chosen else (
         into, getattr(self, everything))
     into_group = into if chosen else self.new
@@ -86,13 +96,44 @@ class Pair:
       more = top > last_top
       out, into_group = (self.new, into) if more else (into, self.new)
       whole = last
-    found = mixing.exchange(whole, out, into_group, at)
+    found = mixing.exchange(
+        whole, mixing.part(out, at), mixing.part(into_group, at), at)
     self._last[everything] = top, tail, found
     return found
+
+  def orthonormal(
+      self, everything: str, top: int, tail: int,
+  ) -> tuple[Float[Array, '*L M N'], Float[Array, '*L']]:
+    """The same with bases made orthonormal, and their certainty."""
+    at, chosen = mixing.group(self.rank, top, tail)
+    many, few = (self.new, self.old) if chosen else (self.old, self.new)
+    s = values(everything, self.old.s, self.new.s, top, tail)
+    return mixing.orthonormal(
+        many, few, self.overlap if chosen else self.mirrored, s, at)
+
+  def mixed(self, everything: str, top: int, tail: int) -> mixing.Rows:
+    """The triplets that `exchanged` composes."""
+    at, chosen = mixing.group(self.rank, top, tail)
+    many, few = (self.new, self.old) if chosen else (self.old, self.new)
+    found = mixing.replaced(many, mixing.part(few, at), at.start, at.count)
+    return found._replace(
+        s=values(everything, self.old.s, self.new.s, top, tail))
 
   @property
   def rank(self) -> int:
     return self.new.s.shape[-1]
+
+
+def values(
+    everything: str, old: Float[Array, '*L R'], new: Float[Array, '*L R'],
+    top: int, tail: int,
+) -> Float[Array, '*L R']:
+  """Those of an edit: of `before` where all its triplets would be taken."""
+  if everything != 'before':
+    return new
+  index = jnp.arange(old.shape[-1])
+  chosen = jnp.logical_or(index < top, index >= old.shape[-1] - tail)
+  return jnp.where(jnp.broadcast_to(chosen, old.shape), old, new)
 
 
 def pair(after: Factors | Pair, before: Factors | None) -> Pair:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlft.spectral import mixing, pairs, restore, svd
+from rlft.spectral import pairs, restore, svd
 from rlft.spectral.pairs import Factors, Pair
 
 
@@ -26,8 +26,7 @@ def vectors(
   top, tail = _counts(pair.rank, top, tail, top_count, tail_count)
   if top + tail == pair.rank:
     return pair.before
-  mixed = _mixed(pair, top, tail)
-  return pairs.composed(mixed._replace(s=pair.new.s))
+  return pairs.composed(pair.mixed('redirected', top, tail))
 
 
 def triplets(
@@ -40,7 +39,7 @@ def triplets(
   top, tail = _counts(pair.rank, top, tail, top_count, tail_count)
   if top + tail == pair.rank:
     return pair.before
-  return pairs.composed(_mixed(pair, top, tail))
+  return pairs.composed(pair.mixed('before', top, tail))
 
 
 @jax.jit
@@ -59,13 +58,3 @@ def _counts(
   if max(top_count or 0, tail_count or 0) >= rank:
     return rank, 0
   return restore.counts(rank, top, tail, top_count, tail_count)
-
-
-def _mixed(pair: Pair, top: int, tail: int) -> mixing.Rows:
-  rank = pair.rank
-  join = lambda old, new: jnp.concatenate(
-      [old[..., :top, :], new[..., top:rank - tail, :],
-       old[..., rank - tail:, :]], axis=-2)
-  u, v = join(pair.old.u, pair.new.u), join(pair.old.v, pair.new.v)
-  s = join(pair.old.s[..., None], pair.new.s[..., None])[..., 0]
-  return mixing.Rows(u, s, v)

@@ -38,11 +38,7 @@ def values(
   """
   pair = pairs.pair(after, before)
   top, tail = counts(pair.rank, top, tail, top_count, tail_count, default=1.0)
-  at, chosen = mixing.group(pair.rank, top, tail)
-  if chosen:
-    return mixing.rescale(
-        pair.after, pair.new, pair.old.s - pair.new.s, at)
-  return mixing.rescale(pair.revalued, pair.new, pair.new.s - pair.old.s, at)
+  return pair.rescaled(top, tail)
 
 
 def vectors(
@@ -62,9 +58,8 @@ def vectors(
   if top + tail == pair.rank:
     return pair.redirected
   if polar and top + tail:
-    return _orthonormal(pair, pair.new.s, top, tail)
-  turned = pair.old._replace(s=pair.new.s)
-  return pair.exchanged('redirected', turned, top, tail)
+    return _orthonormal(pair, 'redirected', top, tail)
+  return pair.exchanged('redirected', top, tail)
 
 
 def triplets(
@@ -77,11 +72,8 @@ def triplets(
   pair = pairs.pair(after, before)
   top, tail = counts(pair.rank, top, tail, top_count, tail_count)
   if polar and 0 < top + tail < pair.rank:
-    chosen = _chosen(pair.rank, top, tail)
-    s = jnp.where(jnp.broadcast_to(chosen, pair.old.s.shape),
-                  pair.old.s, pair.new.s)
-    return _orthonormal(pair, s, top, tail)
-  return pair.exchanged('before', pair.old, top, tail)
+    return _orthonormal(pair, 'before', top, tail)
+  return pair.exchanged('before', top, tail)
 
 
 def low_rank(
@@ -93,10 +85,10 @@ def low_rank(
   rank = factors.s.shape[-1]
   top, _ = counts(rank, top, None, top_count, None)
   at, chosen = mixing.group(rank, top, 0)
+  part = mixing.part(factors, at)
   if chosen:
-    return mixing.rescale(after, factors, -factors.s, at)
-  without = after - pairs.composed(factors)
-  return mixing.rescale(without, factors, factors.s, at)
+    return mixing.rescale(after, part._replace(s=-part.s), at)
+  return mixing.rescale(after - pairs.composed(factors), part, at)
 
 
 def counts(
@@ -131,35 +123,20 @@ def counts(
 
 
 def _orthonormal(
-    pair: Pair, s: Float[Array, '*L R'], top: int, tail: int,
+    pair: Pair, everything: str, top: int, tail: int,
 ) -> Float[Array, '*L M N']:
-  """The mixed basis made orthonormal, around the values s."""
-  at, chosen = mixing.group(pair.rank, top, tail)
-  many, few = (pair.new, pair.old) if chosen else (pair.old, pair.new)
-  edited, sure = mixing.orthonormal(
-      many, few, pair.overlap if chosen else pair.mirrored, s, at)
-  if not bool(jnp.all(sure >= mixing.AMBIGUOUS)):
-    warnings.warn(
-        'a restored direction lies in the span of the kept ones: the nearest '
-        'orthonormal basis is not unique, one of them is taken', stacklevel=3)
-    return _by_decomposition(pair, s, top, tail)
-  return edited
-
-
-def _by_decomposition(
-    pair: Pair, s: Float[Array, '*L R'], top: int, tail: int,
-) -> Float[Array, '*L M N']:
-  """The same by decomposing the mixed bases: sound where that is not."""
-  chosen = _chosen(pair.rank, top, tail)[:, None]
-  u, v = (svd.polar_factor(
-      jnp.where(jnp.broadcast_to(chosen, x.shape), y, x).mT)
-          for x, y in ((pair.new.u, pair.old.u), (pair.new.v, pair.old.v)))
-  return svd.compose(svd.SVD(u, s, v.mT))
-
-
-def _chosen(rank: int, top: int, tail: int) -> Array:
-  index = jnp.arange(rank)
-  return jnp.logical_or(index < top, index >= rank - tail)
+  """The mixed basis made orthonormal, around the values that belong there."""
+  edited, sure = pair.orthonormal(everything, top, tail)
+  if bool(jnp.all(sure >= mixing.AMBIGUOUS)):
+    return edited
+  warnings.warn(
+      'a restored direction lies in the span of the kept ones: the nearest '
+      'orthonormal basis is not unique, one of them is taken', stacklevel=3)
+  del edited
+  # By decomposing the mixed bases: sound where that is not.
+  u, s, v = pair.mixed(everything, top, tail)
+  return pairs.composed(mixing.Rows(
+      svd.polar_factor(u.mT).mT, s, svd.polar_factor(v.mT).mT))
 
 
 @jax.jit

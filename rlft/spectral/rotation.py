@@ -160,8 +160,8 @@ def cosine(
   if groups is None:
     return Sides(
         _overlap(before.u, after.u), _overlap(before.vt.mT, after.vt.mT))
-  return Sides(_of_spans(before.u, after.u, groups),
-               _of_spans(before.vt.mT, after.vt.mT, groups))
+  return Sides(span_cosine(before.u, after.u, groups),
+               span_cosine(before.vt, after.vt, groups, rows=True))
 
 
 def _overlap(
@@ -170,12 +170,15 @@ def _overlap(
   return jnp.minimum(jnp.abs(jnp.sum(a * b, axis=-2)), 1)
 
 
-@jax.jit
-def _of_spans(
-    a: Float[Array, '*L M K'], b: Float[Array, '*L M K'],
-    groups: Int[Array, '*L K'],
+@functools.partial(jax.jit, static_argnames='rows')
+def span_cosine(
+    a: Float[Array, '*L _ _'], b: Float[Array, '*L _ _'],
+    groups: Int[Array, '*L K'], *, rows: bool = False,
 ) -> Float[Array, '*L K']:
-  squares = jnp.square(svd.each(lambda x, y: _matmul(x.mT, y), a, b))
+  """`cosine` of one side, by groups; directions are columns, or `rows`."""
+  # Not turned round for it: copies of both would be the most that is held.
+  product = lambda x, y: _matmul(x, y.mT) if rows else _matmul(x.mT, y)
+  squares = jnp.square(svd.each(product, a, b))
   same = clusters.together(groups).astype(a.dtype)
   own = jnp.sum(squares * same, axis=-1, keepdims=True)
   sizes = jnp.sum(same, axis=-1)

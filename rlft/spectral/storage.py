@@ -4,12 +4,15 @@ The format is read off the values, so that bfloat16 weights in float32 arrays
 are known for what they are.
 """
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Key, Shaped
 
 ROWS = 256  # at a time
+ENTRIES = 2**18  # the same on the host
 BITS = {'bfloat16': 7, 'float16': 10, 'float32': 23}  # of the mantissa
 FORMATS = {7: (8, 7), 10: (5, 10), 23: (8, 23)}  # mantissa: exponent, mantissa
 LEAST = 2.**-14  # of float16's normal numbers; below, steps stay what they are
@@ -46,8 +49,12 @@ def common(
     before: Float[Array, '*L M N'], after: Float[Array, '*L M N'],
 ) -> tuple[int, bool]:
   """Mantissa bits of the coarser of two, and whether `before` has no more."""
-  stored = [bits(x) for x in (before, after)]
-  return min(stored), stored[0] <= stored[1]
+  return coarser(bits(before), bits(after))
+
+
+def coarser(before: int, after: int) -> tuple[int, bool]:
+  """The same of the bits of two."""
+  return min(before, after), before <= after
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -69,6 +76,28 @@ def noise(
       lambda row: _two_errors(*row, bits),
       (jax.random.split(key, len(rows)), rows), batch_size=ROWS)
   return found.reshape(w.shape)
+
+
+def noise_by_rows(
+    key: Key[Array, ''], w: Shaped[np.ndarray, 'M N'], bits: int,
+    stored: bool,
+) -> Iterator[tuple[slice, Float32[np.ndarray, '_ N']]]:
+  """`noise`, some rows at a time."""
+  keys = jax.random.split(key, len(w))
+  step = max(1, ENTRIES // w.shape[1])
+  for start in range(0, len(w), step):
+    rows = slice(start, start + step)
+    yield rows, np.asarray(_noise_of_rows(
+        keys[rows], np.asarray(w[rows], np.float32), bits, stored))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _noise_of_rows(
+    keys: Key[Array, 'M'], w: Float[Array, 'M N'], bits: int, stored: bool,
+) -> Float[Array, 'M N']:
+  if not stored:
+    return rounded(w, bits) - w
+  return jax.vmap(lambda key, row: _two_errors(key, row, bits))(keys, w)
 
 
 def _two_errors(

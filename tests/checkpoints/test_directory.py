@@ -78,6 +78,16 @@ def test_what_is_not_finite_is_found_and_named(tmp_path, dtype, value):
   assert tensor.finite(found.read('model.norm.weight'))
 
 
+@pytest.mark.parametrize('at', [0, 5, 6, -1])
+def test_a_look_for_nan_goes_to_the_end(monkeypatch, at):
+  """In pieces, and whichever way the matrix lies."""
+  monkeypatch.setattr(tensor, 'CHUNK', 24)  # bytes: six numbers
+  array = np.zeros((3, 5), np.float32)
+  assert tensor.finite(array) and tensor.finite(array.T)
+  array.reshape(-1)[at] = np.nan
+  assert not tensor.finite(array) and not tensor.finite(array.T)
+
+
 @pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_the_largest_and_smallest_numbers_are_finite(dtype):
   info = ml_dtypes.finfo(dtype)

@@ -10,23 +10,27 @@ FRACTIONS = .2, .5
 KEYS = measured.keys('w', 3, 2, 2)
 
 
-def weights(stored):
-  rng = np.random.default_rng(0)
-  before = rng.normal(size=(2, 12, 10))
-  pair = before, before + .1 * rng.normal(size=(2, 12, 10))
+def weights(stored, shape=(2, 12, 10)):
+  rng = np.random.default_rng(1)
+  before = rng.normal(size=shape)
+  pair = before, before + .1 * rng.normal(size=shape)
   return [jnp.asarray(x, stored).astype(jnp.float32) for x in pair]
 
 
-@pytest.mark.parametrize('stored', ['bfloat16', 'float32'])
-def test_in_turn_is_at_once(stored):
-  before, after = weights(stored)
+@pytest.mark.parametrize('stored, shape', [
+    ('bfloat16', (2, 12, 10)), ('float32', (2, 12, 10)),
+    ('bfloat16', (2, 10, 24)), ('bfloat16', (2, 24, 10)),
+    ('float32', (2, 10, 10))])
+def test_in_turn_is_at_once(stored, shape):
+  before, after = weights(stored, shape)
   bits, rounded = storage.common(before, after)
   once = measured.measure(
       before, after, svd.decompose(before), svd.decompose(after), KEYS,
       counts=measured.counts(10, FRACTIONS), bits=bits, rounded=rounded,
       reference=False)
   found, taken = measured.in_turn(
-      lambda: weights(stored), KEYS, fractions=FRACTIONS)
+      *(lambda x=x: np.asarray(x) for x in (before, after)), KEYS,
+      fractions=FRACTIONS)
   assert taken == bits == {'bfloat16': 7, 'float32': 23}[stored]
   pairs = zip(*map(jax.tree.leaves_with_path, (once, found)), strict=True)
   for (path, a), (other, b) in pairs:

@@ -62,3 +62,14 @@ def test_small_weights_do_not_hide_float16():
   small = np.abs(w) < storage.LEAST
   assert np.abs(noise[small]).max() <= storage.STEP
   assert np.abs(noise[small]).max() > storage.STEP / 2
+
+
+@pytest.mark.parametrize('stored', [True, False])
+def test_noise_by_rows_is_the_same(monkeypatch, stored):
+  monkeypatch.setattr(storage, 'ENTRIES', 70)
+  w, key = np.asarray(normal(23, 30)), jax.random.key(3)
+  found = np.full(w.shape, np.nan, np.float32)
+  for rows, noise in storage.noise_by_rows(key, w, 7, stored):
+    assert len(noise) <= 2
+    found[rows] = noise
+  np.testing.assert_array_equal(found, storage.noise(key, w, 7, stored))
