@@ -24,10 +24,16 @@ from rlft.ops import attention, rope
 from rlft.ops.rope import Rope
 
 
+SPELLED_OUT = 8  # layers at most that a program of a decoder spells out
+
+
 class Cache(NamedTuple):
-  """Keys and values of S positions; H key heads of size E."""
-  keys: Float[Array, 'L B S H E']
-  values: Float[Array, 'L B S H E']
+  """Keys and values of S positions; H key heads of size E.
+
+  Arrays stacked over layers, or one array for each layer (`Model.decoder`).
+  """
+  keys: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
+  values: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
   documents: Int[Array, 'B S']  # which one each column is of; -1 is padding
   index: Int[Array, '']  # columns written so far, the same for all rows
 
@@ -93,8 +99,13 @@ class Attention(nn.Module):
     query = turned(self.heads, 'query')
     key = turned(self.kv_heads, 'key')
     value = project(self.kv_heads, 'value')
-    if store is not None:
-      at = (layer, 0, index, 0, 0)
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    if store is not None and layer is None:  # this layer's own
+      store = key, value = tuple(
+          jax.lax.dynamic_update_slice(own, new, (0, 0, index, 0))
+          for own, new in zip(store, (key, value), strict=True))
+    elif store is not None:
+      at = (layer, 0, 0, index, 0)
       store = tuple(
           jax.lax.dynamic_update_slice(whole, new[None], at)
           for whole, new in zip(store, (key, value), strict=True))
@@ -136,7 +147,7 @@ class Block(nn.Module):
     x = x + mixed
     normed = RMSNorm(self.epsilon, name='mlp_norm')(x)
     x = x + MLP(**self.mlp, name='mlp')(normed)
-    return (x, store, layer + 1), None
+    return (x, store, None if layer is None else layer + 1), None
 
 
 class Model(nn.Module):
@@ -157,6 +168,20 @@ class Model(nn.Module):
   pad_id: int = 0
   bos_id: int | None = 1
   dtype: Any = jnp.float32
+  spelled_out: bool = False  # a block for each layer, instead of a loop
+
+  def decoder(self, params: PyTree) -> tuple['Model', PyTree]:
+    """The same model and parameters, as they decode fastest here.
+
+    A loop over layers copies their weights for every token on CPUs; spelled
+    out they are copied once, and a program of few layers stays small.
+    """
+    if jax.default_backend() != 'cpu' or self.layers > SPELLED_OUT:
+      return self, params
+    layers = {f'layers_{i}': jax.tree.map(lambda x, i=i: x[i], params['layers'])
+              for i in range(self.layers)}
+    rest = {k: v for k, v in params.items() if k != 'layers'}
+    return self.clone(spelled_out=True), rest | layers
 
   @property
   def size(self) -> int:
@@ -177,16 +202,20 @@ class Model(nn.Module):
     self.embed = nn.Embed(
         self.vocabulary + self.extra_embeddings, self.width, dtype=self.dtype,
         embedding_init=nn.initializers.normal(0.02))
-    scanned = nn.scan(
-        Block, variable_axes={'params': 0}, split_rngs={'params': True},
-        in_axes=nn.broadcast, length=self.layers)
-    self.stack = scanned(
-        name='layers', epsilon=self.epsilon,
+    block = dict(
+        epsilon=self.epsilon,
         attention=dict(
             heads=self.heads, kv_heads=self.kv_heads, head_size=self.size,
             rope=self.rope, bias=self.qkv_bias, norm=self.qk_norm,
             epsilon=self.epsilon, out_scale=out_scale, dtype=self.dtype),
         mlp=dict(hidden=self.hidden, out_scale=out_scale, dtype=self.dtype))
+    if self.spelled_out:
+      self.stack = [Block(**block, name=f'layers_{i}')
+                    for i in range(self.layers)]
+    else:
+      self.stack = nn.scan(
+          Block, variable_axes={'params': 0}, split_rngs={'params': True},
+          in_axes=nn.broadcast, length=self.layers)(**block, name='layers')
     self.final_norm = RMSNorm(self.epsilon)
     if not self.tied:
       self.unembed = Dense(
@@ -206,8 +235,16 @@ class Model(nn.Module):
       layout, documents = attention.extend(
           cache.documents, cache.index, tokens, self.pad_id, self.bos_id)
       store, index = (cache.keys, cache.values), cache.index
-    carry = (x, store, jnp.zeros((), jnp.int32))
-    (x, store, _), _ = self.stack(carry, layout, index)
+    if self.spelled_out:
+      pairs = []
+      for i, block in enumerate(self.stack):
+        own = None if store is None else (store[0][i], store[1][i])
+        (x, own, _), _ = block((x, own, None), layout, index)
+        pairs.append(own)
+      store = None if store is None else tuple(zip(*pairs, strict=True))
+    else:
+      carry = (x, store, jnp.zeros((), jnp.int32))
+      (x, store, _), _ = self.stack(carry, layout, index)
     if cache is not None:
       cache = Cache(*store, documents, cache.index + tokens.shape[1])
     return self.final_norm(x), cache
@@ -221,10 +258,15 @@ class Model(nn.Module):
 
   def empty_cache(self, rows: int, columns: int) -> Cache:
     """A cache of zeros for `rows` rows and `columns` positions."""
-    shape = (self.layers, rows, columns, self.kv_heads, self.size)
-    zeros = jnp.zeros(shape, self.dtype)
+    shape = (self.layers, rows, self.kv_heads, columns, self.size)
+    if self.spelled_out:
+      keys, values = (
+          tuple(jnp.zeros(shape[1:], self.dtype) for _ in range(self.layers))
+          for _ in range(2))
+    else:
+      keys, values = jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)
     documents = jnp.full((rows, columns), -1, jnp.int32)
-    return Cache(zeros, zeros, documents, jnp.zeros((), jnp.int32))
+    return Cache(keys, values, documents, jnp.zeros((), jnp.int32))
 
 
 DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32
