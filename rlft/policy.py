@@ -87,7 +87,8 @@ def sample(
   pads only is not sampled. Any token of `stops` ends its row. `rule` maps
   logits at the temperature to logits, -inf for what must not be drawn.
   """
-  variables = {'params': params['policy']}
+  model, policy = model.decoder(params['policy'])
+  variables = {'params': policy}
   rows, width = prompts.shape
   ending = jnp.asarray(stops, jnp.int32)
 

@@ -20,54 +20,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from rlft import presets
-from rlft.ops import attention, rope
+from rlft.ops import attention, modules, rope
 from rlft.ops.rope import Rope
+
+SPELLED_OUT = 8  # layers at most that a program of a decoder spells out
 
 
 class Cache(NamedTuple):
-  """Keys and values of S positions; H key heads of size E."""
-  keys: Float[Array, 'L B S H E']
-  values: Float[Array, 'L B S H E']
+  """Keys and values of S positions; H key heads of size E.
+
+  Arrays stacked over layers, or one array for each layer (`Model.decoder`).
+  """
+  keys: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
+  values: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
   documents: Int[Array, 'B S']  # which one each column is of; -1 is padding
   index: Int[Array, '']  # columns written so far, the same for all rows
-
-
-class Dense(nn.Module):
-  """A kernel, maybe a bias and an adapter, in the compute dtype."""
-  features: int
-  dtype: Any
-  scale: float = 1.0
-  bias: bool = False
-  result: Any = None  # dtype that products are added up and returned in
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
-    kernel = self.param('kernel', init, (x.shape[-1], self.features))
-    y = jnp.matmul(x, kernel.astype(self.dtype),
-                   preferred_element_type=self.result)
-    if self.has_variable('lora', 'a'):  # see adapters/lora.py
-      a, b = (self.get_variable('lora', name).astype(self.dtype)
-              for name in 'ab')
-      y = y + jnp.matmul(jnp.matmul(x, a), b,
-                         preferred_element_type=self.result)
-    if not self.bias:
-      return y
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    return y + jnp.broadcast_to(bias.astype(self.dtype), y.shape)
-
-
-class RMSNorm(nn.Module):
-  """Root-mean-square norm in float32 (arXiv 1910.07467)."""
-  epsilon: float
-
-  @nn.compact
-  def __call__(self, x: Array) -> Array:
-    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
-    wide = x.astype(jnp.float32)
-    power = jnp.mean(wide * wide, axis=-1, keepdims=True)
-    normed = wide * jax.lax.rsqrt(power + self.epsilon)
-    return (normed * jnp.broadcast_to(scale, x.shape)).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -85,21 +52,26 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x, layout, store, layer, index):
     def project(heads, name):
-      flat = Dense(heads * self.head_size, self.dtype, bias=self.bias,
+      flat = modules.Dense(heads * self.head_size, self.dtype, bias=self.bias,
                    name=name)(x)
       return flat.reshape(*x.shape[:2], heads, self.head_size)
 
     def turned(heads, name):
       found = project(heads, name)
       if self.norm:  # over each head, before it is rotated
-        found = RMSNorm(self.epsilon, name=f'{name}_norm')(found)
+        found = modules.RMSNorm(self.epsilon, name=f'{name}_norm')(found)
       return rope.rotate(found, layout.positions, self.rope)
 
     query = turned(self.heads, 'query')
     key = turned(self.kv_heads, 'key')
     value = project(self.kv_heads, 'value')
-    if store is not None:
-      at = (layer, 0, index, 0, 0)
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    if store is not None and layer is None:  # this layer's own
+      store = key, value = tuple(
+          jax.lax.dynamic_update_slice(own, new, (0, 0, index, 0))
+          for own, new in zip(store, (key, value), strict=True))
+    elif store is not None:
+      at = (layer, 0, 0, index, 0)
       store = tuple(
           jax.lax.dynamic_update_slice(whole, new[None], at)
           for whole, new in zip(store, (key, value), strict=True))
@@ -108,7 +80,8 @@ class Attention(nn.Module):
           for whole in store)
     mixed = attention.attend(query, key, value, layout.attend)
     flat = mixed.reshape(*x.shape[:2], -1)
-    out = Dense(x.shape[-1], self.dtype, self.out_scale, name='out')(flat)
+    out = modules.Dense(
+        x.shape[-1], self.dtype, self.out_scale, name='out')(flat)
     return out, store
 
 
@@ -120,9 +93,9 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    gate = Dense(self.hidden, self.dtype, name='gate')(x)
-    up = Dense(self.hidden, self.dtype, name='up')(x)
-    down = Dense(x.shape[-1], self.dtype, self.out_scale, name='down')
+    gate = modules.Dense(self.hidden, self.dtype, name='gate')(x)
+    up = modules.Dense(self.hidden, self.dtype, name='up')(x)
+    down = modules.Dense(x.shape[-1], self.dtype, self.out_scale, name='down')
     return down(nn.silu(gate) * up)
 
 
@@ -135,13 +108,13 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, carry, layout, index):
     x, store, layer = carry
-    normed = RMSNorm(self.epsilon, name='attention_norm')(x)
+    normed = modules.RMSNorm(self.epsilon, name='attention_norm')(x)
     mixed, store = Attention(**self.attention, name='attention')(
         normed, layout, store, layer, index)
     x = x + mixed
-    normed = RMSNorm(self.epsilon, name='mlp_norm')(x)
+    normed = modules.RMSNorm(self.epsilon, name='mlp_norm')(x)
     x = x + MLP(**self.mlp, name='mlp')(normed)
-    return (x, store, layer + 1), None
+    return (x, store, None if layer is None else layer + 1), None
 
 
 class Model(nn.Module):
@@ -162,6 +135,20 @@ class Model(nn.Module):
   pad_id: int = 0
   bos_id: int | None = 1
   dtype: Any = jnp.float32
+  spelled_out: bool = False  # a block for each layer, instead of a loop
+
+  def decoder(self, params: PyTree) -> tuple['Model', PyTree]:
+    """The same model and parameters, as they decode fastest here.
+
+    A loop over layers copies their weights for every token on CPUs; spelled
+    out they are copied once, and a program of few layers stays small.
+    """
+    if jax.default_backend() != 'cpu' or self.layers > SPELLED_OUT:
+      return self, params
+    layers = {f'layers_{i}': jax.tree.map(lambda x, i=i: x[i], params['layers'])
+              for i in range(self.layers)}
+    rest = {k: v for k, v in params.items() if k != 'layers'}
+    return self.clone(spelled_out=True), rest | layers
 
   @property
   def size(self) -> int:
@@ -182,19 +169,24 @@ class Model(nn.Module):
     self.embed = nn.Embed(
         self.vocabulary + self.extra_embeddings, self.width, dtype=self.dtype,
         embedding_init=nn.initializers.normal(0.02))
-    scanned = nn.scan(
-        Block, variable_axes={'params': 0, 'lora': 0},
-        split_rngs={'params': True}, in_axes=nn.broadcast, length=self.layers)
-    self.stack = scanned(
-        name='layers', epsilon=self.epsilon,
+    block = dict(
+        epsilon=self.epsilon,
         attention=dict(
             heads=self.heads, kv_heads=self.kv_heads, head_size=self.size,
             rope=self.rope, bias=self.qkv_bias, norm=self.qk_norm,
             epsilon=self.epsilon, out_scale=out_scale, dtype=self.dtype),
         mlp=dict(hidden=self.hidden, out_scale=out_scale, dtype=self.dtype))
-    self.final_norm = RMSNorm(self.epsilon)
+    if self.spelled_out:
+      self.stack = [Block(**block, name=f'layers_{i}')
+                    for i in range(self.layers)]
+    else:
+      self.stack = nn.scan(
+          Block, variable_axes={'params': 0, 'lora': 0},
+          split_rngs={'params': True}, in_axes=nn.broadcast,
+          length=self.layers)(**block, name='layers')
+    self.final_norm = modules.RMSNorm(self.epsilon)
     if not self.tied:
-      self.unembed = Dense(
+      self.unembed = modules.Dense(
           self.vocabulary, self.dtype, result=jnp.float32, name='head')
 
   def __call__(
@@ -211,8 +203,16 @@ class Model(nn.Module):
       layout, documents = attention.extend(
           cache.documents, cache.index, tokens, self.pad_id, self.bos_id)
       store, index = (cache.keys, cache.values), cache.index
-    carry = (x, store, jnp.zeros((), jnp.int32))
-    (x, store, _), _ = self.stack(carry, layout, index)
+    if self.spelled_out:
+      pairs = []
+      for i, block in enumerate(self.stack):
+        own = None if store is None else (store[0][i], store[1][i])
+        (x, own, _), _ = block((x, own, None), layout, index)
+        pairs.append(own)
+      store = None if store is None else tuple(zip(*pairs, strict=True))
+    else:
+      carry = (x, store, jnp.zeros((), jnp.int32))
+      (x, store, _), _ = self.stack(carry, layout, index)
     if cache is not None:
       cache = Cache(*store, documents, cache.index + tokens.shape[1])
     return self.final_norm(x), cache
@@ -226,10 +226,15 @@ class Model(nn.Module):
 
   def empty_cache(self, rows: int, columns: int) -> Cache:
     """A cache of zeros for `rows` rows and `columns` positions."""
-    shape = (self.layers, rows, columns, self.kv_heads, self.size)
-    zeros = jnp.zeros(shape, self.dtype)
+    shape = (self.layers, rows, self.kv_heads, columns, self.size)
+    if self.spelled_out:
+      keys, values = (
+          tuple(jnp.zeros(shape[1:], self.dtype) for _ in range(self.layers))
+          for _ in range(2))
+    else:
+      keys, values = jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)
     documents = jnp.full((rows, columns), -1, jnp.int32)
-    return Cache(zeros, zeros, documents, jnp.zeros((), jnp.int32))
+    return Cache(keys, values, documents, jnp.zeros((), jnp.int32))
 
 
 DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32

@@ -9,9 +9,8 @@ import pytest
 
 from rlft import policy
 from rlft.adapters import lora, value_head
-from rlft.models import transformer
 from rlft.objectives import ppo, sft
-from rlft.ops import trees
+from rlft.ops import modules, trees
 from rlft.training import optimizer, steps
 from rlft.types import Batch, Experience, Rollout, TrainState
 from tests.adapters import families
@@ -36,7 +35,7 @@ def test_an_adapted_map_by_hand():
   params['lora'] = {'head': {
       'a': jnp.ones((2, 1)), 'b': jnp.array([[1.0, -1.0]])}}
   read = lora.variables(params)
-  dense = transformer.Dense(2, jnp.float32)
+  dense = modules.Dense(2, jnp.float32)
   got = dense.apply({k: v['head'] for k, v in read.items()},
                     jnp.array([1.0, 2.0]))
   assert got.tolist() == [1 + 9, 2 - 9]

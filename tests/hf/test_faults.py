@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlft.models import transformer
-from rlft.ops import rope
+from rlft.ops import modules, rope
 from tests.hf.test_fixtures import TOLERANCE
 from tests.parity import fixtures, numbers, ours
 
@@ -122,7 +122,7 @@ def test_a_wrong_model_is_seen(fault):
   assert numbers.errors(got, want, asked)['logits'] > SEEN
 
 
-class Late(transformer.RMSNorm):
+class Late(modules.RMSNorm):
   """Norms of queries and keys leave their scale for after the rotation."""
   held: ClassVar = []
 

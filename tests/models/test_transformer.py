@@ -59,7 +59,8 @@ def test_attend_equals_the_attention_of_jax():
   mask[:, :, 0] = True
   want = jax.jit(jax.nn.dot_product_attention)(
       query, key, value, mask=mask[:, None])
-  got = jax.jit(attention.attend)(query, key, value, mask)
+  heads_first = (x.swapaxes(1, 2) for x in (key, value))
+  got = jax.jit(attention.attend)(query, *heads_first, mask)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
