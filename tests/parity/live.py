@@ -9,15 +9,19 @@ keeps pytest from collecting it in `make test`, which has no torch.
 import os
 import random
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlft.hf import writing
 from tests.parity import draw, numbers, ours, reference
 
 DRAWS = int(os.environ.get('PARITY_DRAWS', 12))
 SEED = int(os.environ.get('PARITY_SEED', random.SystemRandom().randrange(
     2**31)))
 TOLERANCE = 1e-4  # relative, float32; measured 2e-5 at most
+WRITTEN = 1e-5  # the same, of the largest logit
 
 
 @pytest.mark.parametrize('number', range(DRAWS))
@@ -33,6 +37,29 @@ def test_a_random_model_is_the_references(number, tmp_path):
   assert found.pop('written') == 0
   wrong = {k: error for k, error in found.items() if not error < TOLERANCE}
   assert not wrong
+
+
+@pytest.mark.parametrize('number', range(max(DRAWS // 3, 4)))
+def test_transformers_reads_what_is_written(number, tmp_path):
+  """Trained parameters, in numbers that the stored dtype has: no warning,
+  and the same logits."""
+  family = draw.FAMILIES[number % len(draw.FAMILIES)]
+  rng = np.random.default_rng((SEED, 1000 + number))
+  case = draw.draw(rng, family)
+  asked, before = reference.make(case, tmp_path / 'model')
+  model, params = ours.load(tmp_path / 'model', asked.pad)
+  params = jax.tree.map(
+      lambda x: jnp.asarray(x * rng.uniform(.8, 1.2, x.shape), case.dtype)
+      .astype(jnp.float32), params)
+  (tmp_path / 'written').mkdir()
+  writing.write(params, tmp_path / 'model', tmp_path / 'written')
+  want = reference.logits(reference.load(tmp_path / 'written'), asked)
+  got = ours.logits(model, params, asked)
+  real = asked.tokens != asked.pad
+  gap = lambda a, b: np.abs(a - b)[real].max() / np.abs(b)[real].max()
+  print(f'PARITY_SEED={SEED}, written {number}: {gap(got, want):.1e}, {case}')
+  assert gap(got, want) < WRITTEN
+  assert gap(before.logits, want) > 1e-2
 
 
 @pytest.mark.parametrize('family', draw.FAMILIES)

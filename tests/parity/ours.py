@@ -15,7 +15,6 @@ from rlft.ops import trees
 from rlft.types import Batch
 from tests.parity.numbers import Asked, Numbers
 
-NEVER = -1  # no token ends a completion
 # Each model is computed once: compiling is what takes time.
 QUICKLY = {'xla_backend_optimization_level': 0}
 
@@ -79,7 +78,7 @@ def greedy(
   sampled = jax.jit(
       lambda params, prompts, keys: policy.sample(
           model, {'policy': params}, prompts, keys, max_new_tokens=asked.new,
-          end=NEVER, pad=asked.pad, temperature=0.0),
+          stops=(), pad=asked.pad, temperature=0.0),
       compiler_options=QUICKLY)(params, jnp.asarray(asked.prompts), keys)
   return np.asarray(sampled.tokens)[:, asked.prompts.shape[1]:]
 

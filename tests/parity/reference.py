@@ -148,6 +148,11 @@ def _forward(model, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
   return out.logits.numpy(), caught[0].numpy()
 
 
+def logits(model: torch.nn.Module, asked: Asked) -> np.ndarray:
+  """Of every position, and nothing else."""
+  return _forward(model, asked)[0]
+
+
 @torch.no_grad()
 def _greedy(model, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
   """Every token from the whole text before it, and how clear its choice was.
