@@ -138,7 +138,7 @@ class Late(modules.RMSNorm):
 
 def test_a_norm_after_the_rotation_is_seen(monkeypatch):
   rotate = rope.rotate
-  monkeypatch.setattr(transformer, 'RMSNorm', Late)
+  monkeypatch.setattr(modules, 'RMSNorm', Late)
   monkeypatch.setattr(rope, 'rotate', lambda *args: (
       rotate(*args) * Late.held.pop()[None, None, None]))
   folder, asked, want = fixtures.load('qwen3')
