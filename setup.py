@@ -23,6 +23,7 @@ setuptools.setup(
         'transformers>=5.0',  # tokenizers and configs only
         'tokenizers>=0.22',  # the shipped vocabulary is one of its files
         'numpy>=2.0',
+        'scipy>=1.13',  # LAPACK in place; JAX brings it too
         'ml-collections>=1.1',
         'jaxtyping>=0.3.11',  # shapes in signatures, checked in the tests
         'safetensors>=0.8',  # weights without pickle
