@@ -22,19 +22,16 @@ def config_of(name, **env):
   config.objective = dict(name=name, clip=0.1)
   config.advantages = OBJECTIVES[name]
   config.experience.update(
-      prompts=4, group=1, tries=3, max_new_tokens=8, length=640,
+      prompts=4, group=1, tries=3, max_new_tokens=6, length=448,
       temperature=1.0, skip_tokens=2)
   config.passes = dict(epochs=2, minibatches=1)
   config.evals = {}
   return config
 
 
-@EACH
-def test_a_run_of_a_chat(name, tmp_path):
+def test_a_run_of_a_chat(tmp_path):
   """Two updates; the first ratio of a turn is 1, and the weights move."""
-  config = config_of(name)
-  state = api.run(config, tmp_path / 'run')
-  del state
+  api.run(config_of('turn_ppo'), tmp_path / 'run')
   rows = metrics.read(tmp_path / 'run' / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [1, 2]
   for row in rows:
