@@ -3,7 +3,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import api, check, envs, episodes, startup, tokenizer, train
+from rlft import api, binding, check, envs, episodes, startup, tokenizer
 from rlft.experience import rollouts
 from rlft.training import metrics, steps
 from tests import tiny
@@ -47,7 +47,7 @@ def test_a_run_of_a_chat(tmp_path):
 @EACH
 def test_a_first_rollout_is_accepted(name):
   """Wanted of it: a turn's ratio is 1, and its tokens share its numbers."""
-  job = train.build(config_of(name))
+  job = binding.build(config_of(name))
   _, batch, data = job.source.next(
       job.source.init(), job.state.params, {}, steps.stream(
           job.state.key, 'rollout', 0))
@@ -68,28 +68,28 @@ def test_what_does_not_fit_is_told_before_the_run(name):
   config = config_of(name)
   check.run(config)
   config.critic = False
-  with pytest.raises(ValueError, match='set config.critic=True'):
+  with pytest.raises(ValueError, match=r'set config\.critic=True'):
     check.run(config)
   for wrong in (1.5, '1', True):
     with pytest.raises(ValueError, match='thought_coef is a weight between'):
       check.run(config_of(name, thought_coef=wrong))
 
 
-def test_a_demonstrations_formula_begins_at_the_token_with_its_quote():
+@pytest.mark.parametrize('family', ['qwen2_chat', 'llama3_chat'])
+def test_a_demonstrations_formula_begins_at_the_token_with_its_quote(family):
   """The published first token of the formula: a space and a quote."""
-  for family in ('qwen2_chat', 'llama3_chat'):
-    chat = tokenizer.load(f'asset:{family}')
-    game = envs.bind('general_points', text='paper', mode='corrected')
-    task = game.sample(np.random.default_rng(0))
-    wrote = chat.completion(game.demonstrate(task))
-    played, = episodes.play(
-        game.respond, [task], lambda *_: (
-            [wrote], [episodes.Scores(*[[0.0] * len(wrote)] * 2)]), None, chat,
-        jax.random.key(0))
-    weights = np.array(rollouts.weigh(played, game.spans, chat.decode, 2))
-    own = weights[np.array(played.mask)]
-    border = int(np.flatnonzero(own == 1)[0])
-    assert own.tolist() == [0, 0, *[0.5] * (border - 2), *[1.0] * (
-        len(wrote) - border)]
-    assert chat.decode(wrote[border:border + 3]) == ' "formula":'
-    assert chat.decode(wrote[border:border + 1]) == ' "'
+  chat = tokenizer.load(f'asset:{family}')
+  game = envs.bind('general_points', text='paper', mode='corrected')
+  task = game.sample(np.random.default_rng(0))
+  wrote = chat.completion(game.demonstrate(task))
+  scores = episodes.Scores([0.0] * len(wrote), [0.0] * len(wrote))
+  played, = episodes.play(
+      game.respond, [task], lambda *_: ([wrote], [scores]), None, chat,
+      jax.random.key(0))
+  weights = np.array(rollouts.weigh(played, game.spans, chat.decode, 2))
+  own = weights[np.array(played.mask)]
+  border = int(np.flatnonzero(own == 1)[0])
+  assert own.tolist() == [0, 0, *[0.5] * (border - 2), *[1.0] * (
+      len(wrote) - border)]
+  assert chat.decode(wrote[border:border + 3]) == ' "formula":'
+  assert chat.decode(wrote[border:border + 1]) == ' "'

@@ -64,9 +64,9 @@ def gae_of_stream(
   """
   rewards, values = masked.keep(rewards, mask), masked.keep(values, mask)
   more = jnp.where(ends, 0., 1.)
-  # What i hands on to i - 1, discount * (V + lam * advantage), is linear in what
-  # i + 1 handed on to it: first those maps are composed along every row, then
-  # rows hand on to rows.
+  # What i hands on to i - 1, discount * (V + lam * advantage), is linear in
+  # what i + 1 handed on to it: first those maps are composed along every row,
+  # then rows hand on to rows.
   slopes = jnp.where(mask, discount * lam * more, 1.)
   offsets = discount * (values + lam * (rewards - values))
 
