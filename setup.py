@@ -25,6 +25,7 @@ setuptools.setup(
         'jinja2>=3.1.6',  # transformers renders chat templates with it
         'tokenizers>=0.22',  # the shipped vocabulary is one of its files
         'numpy>=2.0',
+        'scipy>=1.13',  # LAPACK in place; JAX brings it too
         'ml-collections>=1.1',
         'jaxtyping>=0.3.11',  # shapes in signatures, checked in the tests
         'safetensors>=0.8',  # weights without pickle

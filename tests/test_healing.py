@@ -16,7 +16,9 @@ import transformers
 import rlft
 from rlft import config as door
 from rlft import healing, main, weights
+from rlft.analyses import restoration
 from rlft.checkpoints import header
+from rlft.healing import matrix
 from rlft.spectral import in_place
 from rlft.training import checkpoint
 from tests import llama, tiny
@@ -455,3 +457,28 @@ def test_an_asset_becomes_a_run(tmp_path):
   for path, array in weights.flatten(found).items():
     np.testing.assert_array_equal(array, same[path])
   assert weights.config_of(f'{tmp_path / "out"}@last')['tokenizer']
+
+
+SHAPE = (2, 12, 20)
+
+
+@pytest.mark.parametrize('entry', [
+    dict(kind='values'), dict(kind='vectors'), dict(kind='vectors', top=.75),
+    dict(kind='triplets', polar=False), dict(kind='low_rank'),
+    dict(kind='low_rank', top=.75), dict(kind='interpolate', amount=.3),
+    dict(kind='noise', amount=.5), dict(kind='revert'),
+    dict(kind='vectors', reference=True),
+    dict(kind='vectors', layers=(0, .5)), dict(kind='revert', layers=(.5, 1))])
+@pytest.mark.parametrize('shape', [SHAPE, (2, 20, 12)])
+def test_a_matrix_alone_is_a_sweep_of_one(entry, shape):
+  rng = np.random.default_rng(0)
+  before, update = rng.normal(size=(2, *shape)).astype(np.float32)
+  after = before + np.float32(.3) * update
+  trees = [{'layers': {'w': {'kernel': x}}} for x in (before, after)]
+  wanted, = restoration.edits(*trees, sweep=[entry], seed=3, select='w')
+  found = matrix.edited(
+      lambda: before, lambda: after, entry, path='layers/w/kernel', seed=3,
+      shape=shape)
+  np.testing.assert_allclose(
+      found, wanted.params['layers']['w']['kernel'], atol=2e-5)
+  assert not np.array_equal(found, after)

@@ -69,28 +69,39 @@ def factored(
   Like `spread`, `placed` and `stored` a few programs, one after another, where
   it is not traced: each has little beside what it is given.
   """
-  k = counts[0]
   each = jax.block_until_ready
   sides = (old.u, new.u, False), (old.vt, new.vt, True)
-  inputs, outputs = (each(
-      _nested(*bases, rows, counts)) for *bases, rows in sides)
-  turned = {k: _larger(inputs[k], outputs[k]) for k in inputs}
-  spectrum = each(_procrustes(old, new, groups, k))
-  cosine = jnp.minimum(*(each(
-      rotation.span_cosine(*bases, groups, rows=rows))
-                         for *bases, rows in sides))
-  shift = rotation.value_shift(old.s, new.s)
+  turned = [each(_nested(*bases, rows, counts)) for *bases, rows in sides]
+  spectrum = each(_procrustes(old, new, groups, counts[0]))
+  cosines = [each(rotation.span_cosine(*bases, groups, rows=rows))
+             for *bases, rows in sides]
+  return _summed(old.s, new.s, turned, spectrum, cosines, counts)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _summed(
+    old: Float[Array, 'L R'], new: Float[Array, 'L R'],
+    turned: list[dict[int, Float[Array, 'L _']]],
+    spectrum: Float[Array, 'L K'], cosines: list[Float[Array, 'L R']],
+    counts: tuple[int, ...],
+) -> Fields:
+  """What all of `factored` comes to, from what was found of either side."""
+  k = counts[0]
+  angles = {count: _larger(*(side[count] for side in turned))
+            for count in turned[0]}
+  cosine = jnp.minimum(*cosines)
+  shift = rotation.value_shift(old, new)
   mean = functools.partial(jnp.mean, axis=-1)
   return dict(
-      angles=turned[k], angle=mean(turned[k]),
-      angle_by_top=jnp.stack([mean(turned[c]) for c in counts[1:]], axis=-1),
+      angles=angles[k], angle=mean(angles[k]),
+      angle_by_top=jnp.stack([mean(angles[c]) for c in counts[1:]], axis=-1),
       procrustes_angles=spectrum, procrustes=mean(spectrum),
       projector_distance=jnp.sqrt(
-          2 * jnp.sum(jnp.square(jnp.sin(turned[k])), axis=-1)),
+          2 * jnp.sum(jnp.square(jnp.sin(angles[k])), axis=-1)),
       cosine=cosine, cosine_top=mean(cosine[..., :k]),
-      alignment=principal.alignment(turned[k]),
-      values=new.s, value_shift=shift, value_shift_top=mean(shift[..., :k]),
-      nss=rotation.normalised_shift(old.s, new.s))
+      alignment=principal.alignment(angles[k]),
+      values=new, value_shift=shift, value_shift_top=mean(shift[..., :k]),
+      nss=rotation.normalised_shift(old, new))
 
 
 def spread(

@@ -19,7 +19,6 @@ from rlft.spectral import svd
 Load = Callable[[], Shaped[Any, 'L M N']]  # a stack anew at every call
 ALIGNED = 64  # bytes: JAX takes over such an array as it is
 COLUMNS = 1024  # multiplied at a time, or more
-FEW = 2**21  # products of numbers, to a library of matrix products
 SCALED = 1e-11, 1e11  # LAPACK scales a matrix whose largest entry is not within
 
 
@@ -116,9 +115,9 @@ def _divide(
   _check('sgesdd', info)
   if not np.may_share_memory(tall, w):  # the wrapper copies what begins oddly
     w[...] = tall.T
-  # No block so small that the library would round another way than for all.
-  step = max(COLUMNS, FEW // rank**2)
-  for block in np.split(w, range(step, long - step + 1, step), axis=1):
+  # What is left over is with the last: a small block is rounded another way.
+  edges = range(COLUMNS, long - COLUMNS + 1, COLUMNS)
+  for block in np.split(w, edges, axis=1):
     block[...] = blas.sgemm(1., block.T, u).T
   left[...], s[...] = vt.T, values
   return True

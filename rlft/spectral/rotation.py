@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from rlft.spectral import clusters, svd
 
-ROWS = 1024  # of float64 at a time
+ROWS = 256  # of float64 at a time
 _matmul = functools.partial(jnp.matmul, precision='highest')
 
 
