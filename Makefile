@@ -21,9 +21,11 @@ lint: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
 
 smoke: $(VENV)/.installed
-	rm -rf runs/smoke
+	rm -rf runs/smoke runs/smoke_qwen
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py:smoke \
 		--run_dir=runs/smoke
+	$(VENV)/bin/rlft run --run_dir=runs/smoke_qwen \
+		--config=configs/general_points/qwen2_5_7b.py:smoke
 
 # random models beside transformers with torch; PARITY_SEED=... repeats a run
 PARITY_SEED ?= $(shell date +%s)
@@ -38,6 +40,7 @@ bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
 	$(VENV)/bin/python -m tests.bench.spectral
+	$(VENV)/bin/python -m tests.bench.models
 	$(VENV)/bin/python -m tests.bench.gpu_svd
 
 # an interrupted venv has a python but no pip; made again, it is completed

@@ -45,7 +45,8 @@ def scripted(*turns):
   """Writes turns[t], token by token, whatever the context."""
   left = list(turns)
   return lambda params, contexts, keys: (
-      [left.pop(0)], [[-0.5] * len(turns[len(turns) - len(left) - 1])])
+      [left.pop(0)], [episodes.Scores(*(
+          [-0.5] * len(turns[len(turns) - len(left) - 1]) for _ in range(2)))])
 
 
 def played(chat, task, *turns, game=GAME):

@@ -78,7 +78,7 @@ def job_of(kind, **changes):
 
 def run(job, kind, run_dir):
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, 'build', lambda config: job)
+    patch.setattr(binding, 'build', lambda config: job)
     return train.run(config_of(kind), run_dir)
 
 

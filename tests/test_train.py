@@ -36,7 +36,7 @@ def job_of(kind, **changes):
 def run(kind, run_dir, job=None):
   with pytest.MonkeyPatch.context() as patch:
     if job is not None:
-      patch.setattr(train, 'build', lambda config: job)
+      patch.setattr(binding, 'build', lambda config: job)
     return train.run(CONFIGS[kind](), run_dir)
 
 

@@ -92,8 +92,9 @@ def _piece(
       raise tensor.not_finite(checkpoint.name, name)
     return found.T if transposed else found
 
-  return jax.make_array_from_callback(
-      shape, sharding, read, dtype=DTYPES[checkpoint.tensors[name].dtype])
+  # One at a time: what the host reads is let go before the next is read.
+  return jax.block_until_ready(jax.make_array_from_callback(
+      shape, sharding, read, dtype=DTYPES[checkpoint.tensors[name].dtype]))
 
 
 def _one_layer(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:

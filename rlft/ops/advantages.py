@@ -63,14 +63,22 @@ def gae_of_stream(
   The end of the last row is terminal. 0 off the mask.
   """
   rewards, values = masked.keep(rewards, mask), masked.keep(values, mask)
-  # What i + 1 hands down, discount * (V + lam * advantage), is linear in what
-  # i + 2 hands down to it: the scan composes those maps, the last one first.
   more = jnp.where(ends, 0., 1.)
-  offset = discount * (values + lam * (rewards - values))
-  maps = (masked.keep(offset, mask).ravel(),
-          jnp.where(mask, discount * lam * more, 1.).ravel())
-  handed, _ = jax.lax.associative_scan(
-      lambda late, early: (early[0] + early[1] * late[0], early[1] * late[1]),
-      maps, reverse=True)
-  later = jnp.append(handed[1:], 0.).reshape(mask.shape)
-  return masked.keep(rewards + more * later - values, mask)
+  # What i hands on to i - 1, discount * (V + lam * advantage), is linear in
+  # what i + 1 handed on to it: first those maps are composed along every row,
+  # then rows hand on to rows.
+  slopes = jnp.where(mask, discount * lam * more, 1.)
+  offsets = discount * (values + lam * (rewards - values))
+
+  def compose(later, now):
+    offset, slope = now
+    return (offset + slope * later[0], slope * later[1]), later
+
+  same = jnp.zeros_like(values[:, 0]), jnp.ones_like(values[:, 0])
+  rows, after = jax.lax.scan(
+      compose, same, (offsets.T, slopes.T), reverse=True)
+  _, begun = jax.lax.scan(
+      lambda handed, row: (row[0] + row[1] * handed, handed),
+      jnp.zeros((), values.dtype), rows, reverse=True)
+  handed = after[0].T + after[1].T * begun[:, None]
+  return masked.keep(rewards + more * handed - values, mask)

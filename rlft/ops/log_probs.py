@@ -1,9 +1,9 @@
 """The one place where logits are made: log-probabilities and entropy.
 
-No array of shape (B, T, V) ever exists: the vocabulary head is applied to
-chunks of tokens, forward and (by rematerialisation) backward, with a float32
-log-sum-exp. Logits are divided by the sampling temperature, so that trainer
-and sampler speak of the same distribution.
+No array of shape (B, T, V) larger than a chunk ever exists: the vocabulary
+head is applied to chunks of tokens, forward and (by rematerialisation)
+backward, with a float32 log-sum-exp. Logits are divided by the sampling
+temperature, so that trainer and sampler speak of the same distribution.
 """
 from collections.abc import Callable
 
@@ -34,7 +34,6 @@ def of_tokens(
   b, t, d = hidden.shape
   flat, targets = hidden[:, :-1].reshape(-1, d), tokens[:, 1:].reshape(-1)
 
-  @jax.checkpoint
   def score(part):
     states, chosen = part
     logits = head(states).astype(jnp.float32) / temperature
@@ -62,7 +61,6 @@ def divergence(
   """
   b, t, d = hidden.shape
 
-  @jax.checkpoint
   def score(part):
     states, ref_states = part
     return kl.exact(head(states), ref_head(ref_states))
@@ -77,7 +75,7 @@ def _in_chunks(score: Callable, head: Callable, elements: int, rows):
   n, d = rows[0].shape
   size = jax.eval_shape(head, jax.ShapeDtypeStruct((1, d), rows[0].dtype))
   chunk = max(1, elements // size.shape[-1])
-  if n <= chunk:
+  if n <= chunk:  # kept for the backward pass: faster, and there is room
     return score(rows)
   extra = -n % chunk
   cut = jax.tree.map(
@@ -85,4 +83,4 @@ def _in_chunks(score: Callable, head: Callable, elements: int, rows):
           x, ((0, extra),) + ((0, 0),) * (x.ndim - 1)).reshape(
               -1, chunk, *x.shape[1:]), rows)
   return jax.tree.map(
-      lambda x: x.reshape(-1)[:n], jax.lax.map(score, cut))
+      lambda x: x.reshape(-1)[:n], jax.lax.map(jax.checkpoint(score), cut))

@@ -25,27 +25,35 @@ def ids_of(turn_ids: Int[Array, 'B T'], mask: Bool[Array, 'B T']
 
 def starts(ids: Int[Array, 'B T']) -> Bool[Array, 'B T']:
   """True at the first token of each turn."""
-  highest = jax.lax.cummax(ids, axis=1)
-  before = jnp.pad(highest[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-  return ids > before
+  def step(highest, own):
+    return jnp.maximum(highest, own), own > highest
+
+  none = jnp.full_like(ids[:, 0], -1)
+  return jax.lax.scan(step, none, ids.T)[1].T
 
 
 def total(x: Float[Array, 'B T'], ids: Int[Array, 'B T']
           ) -> Float[Array, 'B T']:
   """Sum over the tokens of each turn, at its first token."""
-  def join(right, left):
-    (turn, of_turn), (own, of_own) = right, left
-    summed = jnp.where((own == turn) | (own < 0), of_turn + of_own, of_own)
-    return jnp.where(own < 0, turn, own), summed
+  def step(summed, now):
+    own, start = now
+    summed = summed + own  # from the right: nothing is left after a start
+    return jnp.where(start, 0., summed), jnp.where(start, summed, 0.)
 
-  _, sums = jax.lax.associative_scan(
-      join, (ids, masked.keep(x, ids >= 0)), reverse=True, axis=1)
-  return masked.keep(sums, starts(ids))
+  own = masked.keep(x, ids >= 0)
+  _, sums = jax.lax.scan(step, jnp.zeros_like(own[:, 0]), (
+      own.T, starts(ids).T), reverse=True)
+  return sums.T
 
 
 def spread(y: Float[Array, 'B T'], ids: Int[Array, 'B T']
            ) -> Float[Array, 'B T']:
   """To every token of a turn what stands at its first; 0 off the turns."""
-  places = jnp.where(starts(ids), jnp.arange(ids.shape[1])[None], 0)
-  at = jax.lax.cummax(places, axis=1)
-  return masked.keep(jnp.take_along_axis(y, at, axis=1), ids >= 0)
+  def step(latest, now):
+    own, start = now
+    latest = jnp.where(start, own, latest)
+    return latest, latest
+
+  _, found = jax.lax.scan(
+      step, jnp.zeros_like(y[:, 0]), (y.T, starts(ids).T))
+  return masked.keep(found.T, ids >= 0)
