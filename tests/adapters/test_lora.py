@@ -134,7 +134,7 @@ def test_what_forgets_the_adapters_finds_no_policy():
   with pytest.raises(KeyError, match='policy'):
     policy.sample(
         families.model('llama'), adapted('llama'), TOKENS,
-        jax.random.split(KEY, 2), max_new_tokens=1, end=2)
+        jax.random.split(KEY, 2), max_new_tokens=1, stops=(2,))
 
 
 @pytest.mark.parametrize('options, complaint', [

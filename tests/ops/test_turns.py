@@ -56,6 +56,7 @@ def test_total_is_that_of_a_loop(steps):
   for step, counts in steps:
     turn += step
     ids.append(turn if counts else -1)
+  ids += [-1] * (40 - len(ids))  # one shape: one program
   x = np.arange(1., len(ids) + 1)
   want = np.zeros(len(ids))
   for one in {*ids} - {-1}:
