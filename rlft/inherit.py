@@ -1,8 +1,8 @@
 """What a config leaves to the checkpoint that it starts from.
 
 `model.preset = ''` without a shape means the model of `init`, and `tokenizer =
-''` its tokenizer. Both are filled in before a run begins, so that its config is
-complete by itself.
+''` its tokenizer, with what its template was told (`chat`) unless that is said.
+They are filled in before a run begins: its config is complete by itself.
 """
 from typing import Any
 
@@ -50,3 +50,5 @@ def _complete(
       config.model = {**dict(made['model']), 'dtype': dtype}
     if open_words:
       config.tokenizer = made['tokenizer']
+      if not config.get('chat'):  # the same words, opened as they were
+        config.chat = dict(made.get('chat', {}))

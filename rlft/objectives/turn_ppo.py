@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlft.objectives import ppo
+from rlft.ops import actor_critic, masked, turns
 from rlft.ops import advantages as credit
-from rlft.ops import critic, kl, masked, turns
 from rlft.types import Experience, Metrics, Outputs, Rollout
 
 
@@ -48,28 +48,12 @@ def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.1,
   new = masked.keep_all(outputs, mask)
   old, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
   log_ratio = turns.total(old.weights * (new.log_probs - old.log_probs), ids)
-  ratio = jnp.exp(log_ratio)
   surrogate = ppo.clipped_surrogate(
       log_ratio, gains, clip=clip, ratio_guard=ratio_guard)
   if ratio_guard is not None:
-    surrogate = jnp.where(ratio > ratio_guard, (1 + clip) * gains, surrogate)
-  plain_error = 0.5 * jnp.square(new.values - returns)
-  error = critic.half_square(new.values, old.values, returns, clip=value_clip)
-  penalty = kl.estimator(kl_estimator)(new.log_probs, old.ref_log_probs)
-  metrics = {
-      'policy_loss': -masked.mean(surrogate, starts),
-      'value_loss': masked.mean(error, starts),
-      'entropy': masked.mean(new.entropy, mask),
-      'kl': masked.mean(kl.k3(new.log_probs, old.ref_log_probs), mask),
-      'approx_kl': masked.mean(kl.k3(old.log_probs, new.log_probs), mask),
-      'ratio_mean': masked.mean(ratio, starts),
-      'ratio_max': masked.maximum(ratio, starts),
-      'clip_fraction': masked.mean(
-          (ratio - 1) * jnp.sign(gains) > clip, starts),
-      'value_clip_fraction': masked.mean(error > plain_error, starts),
-      'explained_variance': critic.explained_variance(
-          old.values, returns, starts),
-      'completion_tokens': masked.count(mask)}
-  return (metrics['policy_loss'] + value_coef * metrics['value_loss']
-          - entropy_coef * metrics['entropy']
-          + kl_coef * masked.mean(penalty, mask)), metrics
+    surrogate = jnp.where(
+        jnp.exp(log_ratio) > ratio_guard, (1 + clip) * gains, surrogate)
+  return actor_critic.combine(
+      surrogate, log_ratio, new, old, gains, returns, actions=starts, mask=mask,
+      clip=clip, value_clip=value_clip, value_coef=value_coef,
+      entropy_coef=entropy_coef, kl_coef=kl_coef, kl_estimator=kl_estimator)

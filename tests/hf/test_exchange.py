@@ -171,3 +171,15 @@ def test_what_cannot_be_imported_leaves_nothing(tmp_path, spoil, complaint):
   with pytest.raises(ValueError, match=complaint):
     exchange.take(source, tmp_path / 'run')
   assert [p.name for p in tmp_path.iterdir()] == ['hf']
+
+
+def test_an_inherited_tokenizer_is_told_what_its_own_run_told_it(tmp_path):
+  source = directory(tmp_path / 'hf')
+  day = dict(date_string='01 Feb 2025')
+  run_from(f'hf:{source}', tmp_path / 'first', chat=day)
+  run_from(f'{tmp_path}/first@2', tmp_path / 'second')
+  run_from(f'{tmp_path}/first@2', tmp_path / 'third',
+           chat=dict(date_string='02 Feb 2025'))
+  told = [json.loads((tmp_path / name / 'config.json').read_text())['chat']
+          for name in ('second', 'third')]
+  assert told == [day, dict(date_string='02 Feb 2025')]
