@@ -42,6 +42,7 @@ bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.spectral
 	$(VENV)/bin/python -m tests.bench.models
 	$(VENV)/bin/python -m tests.bench.gpu_svd
+	$(VENV)/bin/python -m tests.bench.gpu_models
 
 # an interrupted venv has a python but no pip; made again, it is completed
 $(VENV)/.made:

@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import flax
 import jax
 import ml_collections
+import optax
+import orbax.checkpoint
 
+import rlft
 from rlft import config as door
+from rlft.ops import attention
 
-LOCK, COMMAND, GIT = '.lock', 'command.txt', 'git.txt'
-RECORDS = (LOCK, 'config.json', COMMAND, GIT)
+LOCK, COMMAND, GIT, MACHINE = '.lock', 'command.txt', 'git.txt', 'machine.txt'
+RECORDS = (LOCK, 'config.json', COMMAND, GIT, MACHINE)
 CODE = ('rlft', 'configs')  # folders whose files decide what a run does
 
 
@@ -93,21 +98,33 @@ def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def explain(run_dir: Path, command: str) -> None:
-  """Writes command.txt and git.txt; a later command is added, not put over.
+  """Writes command.txt, git.txt and machine.txt; a later command is added.
 
-  git.txt grows only when the code has changed since.
+  git.txt and machine.txt grow only when what they say has changed since.
   """
   path = run_dir / COMMAND
   if path.exists():
     now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
     command = f'{path.read_text()}# again, {now}:\n{command}'
   path.write_text(f'{command}\n')
-  path, state = run_dir / GIT, git_state()
-  before = path.read_text() if path.exists() else ''
-  if not path.exists():
-    path.write_text(state)
-  elif not before.endswith(state):
-    path.write_text(f'{before}\n# gone on with:\n{state}')
+  for name, state in ((GIT, git_state()), (MACHINE, machine())):
+    path = run_dir / name
+    before = path.read_text() if path.exists() else ''
+    if not path.exists():
+      path.write_text(state)
+    elif not before.endswith(state):
+      path.write_text(f'{before}\n# gone on with:\n{state}')
+
+
+def machine() -> str:
+  """Versions, devices, and the kernel that trainer and sampler share."""
+  versions = ', '.join(
+      f'{module.__name__} {module.__version__}'
+      for module in (rlft, jax, flax, optax, orbax.checkpoint))
+  kinds = sorted({device.device_kind for device in jax.devices()})
+  return (f'{versions}\n{jax.device_count()} {jax.default_backend()} devices '
+          f'({", ".join(kinds)}), {jax.process_count()} processes\n'
+          f'attention: {attention.kernel()}\n')
 
 
 def git_state(code: Path = Path(__file__).parent) -> str:

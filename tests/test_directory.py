@@ -3,6 +3,7 @@ import hashlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from rlft import directory
@@ -64,7 +65,7 @@ def test_what_is_refused_at_once_is_not_begun(tmp_path):
     ('metrics.jsonl', ValueError), ('config.json', KeyboardInterrupt)])
 def test_what_was_begun_is_kept(tmp_path, written, error):
   refused(tmp_path, written, error=error)
-  names = {'.lock', 'command.txt', 'git.txt', written}
+  names = {'.lock', 'command.txt', 'git.txt', 'machine.txt', written}
   assert {p.name for p in tmp_path.iterdir()} == names
   refused(tmp_path)  # by a later command
   assert {p.name for p in tmp_path.iterdir()} == names
@@ -85,6 +86,19 @@ def test_records_are_added_to(tmp_path, monkeypatch):
   _, state = record('three', 'abc\n+x\n')
   assert state == 'abc\n\n# gone on with:\nabc\n+x\n'
   assert record('four', 'abc\n+x\n')[1] == state
+
+
+def test_the_machine_is_recorded_once(tmp_path, monkeypatch):
+  directory.explain(tmp_path, 'one')
+  directory.explain(tmp_path, 'two')
+  versions, devices, kernel = (
+      tmp_path / 'machine.txt').read_text().splitlines()
+  assert f'jax {jax.__version__}' in versions
+  assert devices.startswith(f'{len(jax.devices())} cpu')
+  assert kernel == 'attention: einsum'
+  monkeypatch.setattr(directory.attention, 'kernel', lambda: 'another')
+  directory.explain(tmp_path, 'three')
+  assert (tmp_path / 'machine.txt').read_text().endswith('attention: another\n')
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ def contents(folder):
 
 def test_a_run_leaves_all_that_explains_it(file, finished):
   assert {p.name for p in finished.iterdir()} == {
-      'config.json', 'command.txt', 'git.txt', 'metrics.jsonl', 'evals.jsonl',
-      'samples', 'checkpoints', 'tensorboard', '.lock'}
+      'config.json', 'command.txt', 'git.txt', 'machine.txt', 'metrics.jsonl',
+      'evals.jsonl', 'samples', 'checkpoints', 'tensorboard', '.lock'}
   config = json.loads((finished / 'config.json').read_text())
   assert config['num_steps'] == 4 and config['model']['preset'] == 'tiny'
   command = (finished / 'command.txt').read_text()

@@ -18,12 +18,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 THREADS = 2
 SHAPES = {  # width, layers, heads, key heads, hidden, vocabulary
     '1M': (128, 4, 4, 2, 448, 1024),
-    '25M': (512, 6, 8, 4, 1408, 8192)}
-ROWS = {'1M': (64, 64), '25M': (8, 256)}  # of a training step
+    '25M': (512, 6, 8, 4, 1408, 8192),
+    '1.2B': (2048, 16, 32, 8, 8192, 128256)}  # of gpu_models.py
+ROWS = {'1M': (64, 64), '25M': (8, 256), '1.2B': (4, 2048)}  # of a step
 BATCH, PROMPT, NEW = 64, 32, 64
 ENGINES = ('ours', 'eager', 'compiled')
 
@@ -46,8 +48,8 @@ def timed(run, repeats: int) -> tuple[float, float]:
   return tuple(statistics.median(x) for x in zip(*found, strict=True))
 
 
-def ours(shape: str) -> dict:
-  """JAX: the library's own step and sampler."""
+def ours(shape: str, dtype: str = 'float32') -> tuple[Callable, ...]:
+  """JAX: the library's own step, sampler, and one product of its MLP."""
   import functools
 
   import jax
@@ -60,9 +62,10 @@ def ours(shape: str) -> dict:
   from rlft.types import Batch, TrainState
 
   width, layers, heads, kv_heads, hidden, vocabulary = SHAPES[shape]
-  model = transformer.make(vocabulary=vocabulary, bos=None, shape=dict(
-      width=width, layers=layers, heads=heads, kv_heads=kv_heads,
-      hidden=hidden))
+  model = transformer.make(
+      vocabulary=vocabulary, bos=None, dtype=dtype, shape=dict(
+          width=width, layers=layers, heads=heads, kv_heads=kv_heads,
+          hidden=hidden))
   params = {'policy': transformer.initialise(model, jax.random.key(0))}
   rows, length = ROWS[shape]
   tokens = jax.random.randint(
@@ -86,17 +89,19 @@ def ours(shape: str) -> dict:
   keys = jax.random.split(jax.random.key(2), BATCH)
   sample = jax.jit(functools.partial(
       policy.sample, model, max_new_tokens=NEW, stops=(), temperature=0.0))
-  x = jnp.ones((rows * length, width))
-  w = jnp.ones((width, hidden))
+  x = jnp.ones((rows * length, width), dtype)
+  w = jnp.ones((width, hidden), dtype)
   dot = jax.jit(lambda x, w: x @ w)
-  return told(
-      timed(train, 5),
-      timed(lambda: jax.block_until_ready(sample(params, prompts, keys)), 3),
-      timed(lambda: jax.block_until_ready(dot(x, w)), 20), shape)
+  stored = jax.tree.map(lambda x: x.astype(dtype), params)
+  return (train,
+          lambda: jax.block_until_ready(sample(stored, prompts, keys)),
+          lambda: jax.block_until_ready(dot(x, w)))
 
 
-def torch_way(shape: str, compiled: bool) -> dict:
-  """transformers' Llama in torch."""
+def torch_way(
+    shape: str, compiled: bool, dtype: str = 'float32', device: str = 'cpu',
+) -> tuple[Callable, ...]:
+  """The same of transformers' Llama in torch."""
   import torch
   import transformers
 
@@ -107,19 +112,23 @@ def torch_way(shape: str, compiled: bool) -> dict:
       vocab_size=vocabulary, hidden_size=width, intermediate_size=hidden,
       num_hidden_layers=layers, num_attention_heads=heads,
       num_key_value_heads=kv_heads, tie_word_embeddings=False,
-      max_position_embeddings=1024, pad_token_id=0, bos_token_id=None,
-      eos_token_id=None))
+      max_position_embeddings=4096, pad_token_id=0, bos_token_id=None,
+      eos_token_id=None)).to(device)
+  cast = torch.autocast(device, getattr(torch, dtype), dtype != 'float32')
   rows, length = ROWS[shape]
-  tokens = torch.randint(1, vocabulary, (rows, length))
+  tokens = torch.randint(1, vocabulary, (rows, length), device=device)
   labels = tokens.clone()
   labels[:, :length // 4] = -100
   tx = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(.9, .95),
                          fused=True)
-  forward = torch.compile(model) if compiled else model
+  if compiled:
+    model.forward = torch.compile(model.forward)
 
   def train():
     tx.zero_grad(set_to_none=True)
-    forward(input_ids=tokens, labels=labels, use_cache=False).loss.backward()
+    with cast:
+      told = model(input_ids=tokens, labels=labels, use_cache=False)
+    told.loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     tx.step()
 
@@ -129,16 +138,13 @@ def torch_way(shape: str, compiled: bool) -> dict:
 
   def generate():
     with torch.no_grad():
-      model.generate(
+      model.to(getattr(torch, dtype)).generate(
           prompts, attention_mask=torch.ones_like(prompts), do_sample=False,
           max_new_tokens=NEW, min_new_tokens=NEW, use_cache=True, **options)
 
-  x, w = torch.ones(rows * length, width), torch.ones(width, hidden)
-  trained = timed(train, 5)
-  if compiled:
-    model.forward = torch.compile(model.forward)
-  return told(trained, timed(generate, 3),
-              timed(lambda: torch.matmul(x, w), 20), shape)
+  x = torch.ones(rows * length, width, device=device)
+  w = torch.ones(width, hidden, device=device)
+  return train, generate, lambda: torch.matmul(x, w)
 
 
 def told(train, generate, dot, shape) -> dict:
@@ -171,15 +177,17 @@ def main(words: list[str]) -> None:
   """Prints a table for each shape."""
   if words[:1] == ['child']:
     engine, shape = words[1:]
-    print(json.dumps(ours(shape) if engine == 'ours' else torch_way(
-        shape, engine == 'compiled')))
+    train, generate, dot = ours(shape) if engine == 'ours' else torch_way(
+        shape, engine == 'compiled')
+    print(json.dumps(told(
+        timed(train, 5), timed(generate, 3), timed(dot, 20), shape)))
     return
   options = dict(word[2:].split('=') for word in words)
   engines = list(ENGINES)
   if importlib.util.find_spec('torch') is None:
     print('torch is not installed (pip install torch==2.13.0): ours alone')
     engines = ['ours']
-  for shape in options.get('shapes', ','.join(SHAPES)).split(','):
+  for shape in options.get('shapes', '1M,25M').split(','):
     table(shape, engines, int(options.get('rounds', 3)))
 
 

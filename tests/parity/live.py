@@ -22,6 +22,9 @@ SEED = int(os.environ.get('PARITY_SEED', random.SystemRandom().randrange(
     2**31)))
 TOLERANCE = 1e-4  # relative, float32; measured 2e-5 at most
 WRITTEN = 1e-5  # the same, of the largest logit
+# A draw may be of a model that magnifies rounding: one is asked for no more
+# than 3 times what moving each weight by a last bit does to its own logits.
+ROUNDING = 3
 
 
 @pytest.mark.parametrize('number', range(DRAWS))
@@ -53,12 +56,15 @@ def test_transformers_reads_what_is_written(number, tmp_path):
       .astype(jnp.float32), params)
   (tmp_path / 'written').mkdir()
   writing.write(params, tmp_path / 'model', tmp_path / 'written')
-  want = reference.logits(reference.load(tmp_path / 'written'), asked)
+  theirs = reference.load(tmp_path / 'written')
+  want = reference.logits(theirs, asked)
   got = ours.logits(model, params, asked)
   real = asked.tokens != asked.pad
   gap = lambda a, b: np.abs(a - b)[real].max() / np.abs(b)[real].max()
-  print(f'PARITY_SEED={SEED}, written {number}: {gap(got, want):.1e}, {case}')
-  assert gap(got, want) < WRITTEN
+  least = gap(reference.logits(reference.moved(theirs), asked), want)
+  print(f'PARITY_SEED={SEED}, written {number}: {gap(got, want):.1e}, by '
+        f'rounding {least:.1e}, {case}')
+  assert gap(got, want) < max(WRITTEN, ROUNDING * least)
   assert gap(before.logits, want) > 1e-2
 
 

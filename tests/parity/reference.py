@@ -154,6 +154,14 @@ def logits(model: torch.nn.Module, asked: Asked) -> np.ndarray:
 
 
 @torch.no_grad()
+def moved(model: torch.nn.Module) -> torch.nn.Module:
+  """The same model, each weight moved by up to its last bit."""
+  for p in model.parameters():
+    p.mul_(1 + 2**-23 * (2 * torch.rand_like(p) - 1))
+  return model
+
+
+@torch.no_grad()
 def _greedy(model, asked: Asked) -> tuple[np.ndarray, np.ndarray]:
   """Every token from the whole text before it, and how clear its choice was.
 
