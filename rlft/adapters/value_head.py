@@ -26,7 +26,8 @@ def values(
     model: Any, critic: PyTree, tokens: Int[Array, 'B T'],
 ) -> Float[Array, 'B T']:
   """V(prefix before each token), in float32; 0 at t = 0."""
-  hidden, _ = model.apply({'params': critic['model']}, tokens)
+  model, variables = model.unrolled({'params': critic['model']})
+  hidden, _ = model.apply(variables, tokens)
   wide = hidden.astype(jnp.float32)
   v = wide @ critic['value_head']['kernel'] + critic['value_head']['bias'][0]
   return jnp.pad(v[:, :-1, 0], ((0, 0), (1, 0)))

@@ -23,18 +23,30 @@ from rlft import presets
 from rlft.ops import attention, modules, rope
 from rlft.ops.rope import Rope
 
-SPELLED_OUT = 8  # layers at most that a program of a decoder spells out
+SPELLED_OUT = 8  # layers at most that a program spells out
 
 
 class Cache(NamedTuple):
   """Keys and values of S positions; H key heads of size E.
 
-  Arrays stacked over layers, or one array for each layer (`Model.decoder`).
+  Arrays stacked over layers, or one array for each layer (`Model.unrolled`).
   """
-  keys: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
+  keys: Float[Array, 'L B H E S'] | tuple[Float[Array, 'B H E S'], ...]
   values: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
   documents: Int[Array, 'B S']  # which one each column is of; -1 is padding
   index: Int[Array, '']  # columns written so far, the same for all rows
+
+  def grown(self, columns: int) -> 'Cache':
+    """With room for so many more columns."""
+    def pad(x, axis, fill=0):
+      wide = [(0, 0)] * x.ndim
+      wide[axis] = (0, columns)
+      return jnp.pad(x, wide, constant_values=fill)
+
+    return self._replace(
+        keys=jax.tree.map(lambda x: pad(x, -1), self.keys),
+        values=jax.tree.map(lambda x: pad(x, -2), self.values),
+        documents=pad(self.documents, -1, -1))
 
 
 class Attention(nn.Module):
@@ -65,19 +77,20 @@ class Attention(nn.Module):
     query = turned(self.heads, 'query')
     key = turned(self.kv_heads, 'key')
     value = project(self.kv_heads, 'value')
-    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-    if store is not None and layer is None:  # this layer's own
-      store = key, value = tuple(
-          jax.lax.dynamic_update_slice(own, new, (0, 0, index, 0))
-          for own, new in zip(store, (key, value), strict=True))
-    elif store is not None:
-      at = (layer, 0, 0, index, 0)
-      store = tuple(
-          jax.lax.dynamic_update_slice(whole, new[None], at)
-          for whole, new in zip(store, (key, value), strict=True))
-      key, value = (
-          jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False)
-          for whole in store)
+    key, value = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
+    if store is not None:
+      put = jax.lax.dynamic_update_slice
+      at = (0, 0, 0, index), (0, 0, index, 0)
+      if layer is None:  # this layer's own
+        store = key, value = tuple(map(put, store, (key, value), at))
+      else:
+        store = tuple(
+            put(whole, new[None], (layer, *where))
+            for whole, new, where in zip(
+                store, (key, value), at, strict=True))
+        key, value = (
+            jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False)
+            for whole in store)
     mixed = attention.attend(query, key, value, layout.attend)
     flat = mixed.reshape(*x.shape[:2], -1)
     out = modules.Dense(
@@ -137,18 +150,26 @@ class Model(nn.Module):
   dtype: Any = jnp.float32
   spelled_out: bool = False  # a block for each layer, instead of a loop
 
-  def decoder(self, params: PyTree) -> tuple['Model', PyTree]:
-    """The same model and parameters, as they decode fastest here.
+  def unrolled(
+      self, variables: dict[str, PyTree],
+  ) -> tuple['Model', dict[str, PyTree]]:
+    """The same model and variables, as they compute fastest here.
 
-    A loop over layers copies their weights for every token on CPUs; spelled
-    out they are copied once, and a program of few layers stays small.
+    A loop over layers copies their weights for every token that is decoded on
+    CPUs, and in training it clears what it will keep for the backward pass;
+    spelled out there is neither, and a program of few layers stays small.
     """
     if jax.default_backend() != 'cpu' or self.layers > SPELLED_OUT:
-      return self, params
-    layers = {f'layers_{i}': jax.tree.map(lambda x, i=i: x[i], params['layers'])
-              for i in range(self.layers)}
-    rest = {k: v for k, v in params.items() if k != 'layers'}
-    return self.clone(spelled_out=True), rest | layers
+      return self, variables
+
+    def spelled(tree):
+      layers = {
+          f'layers_{i}': jax.tree.map(lambda x, i=i: x[i], tree['layers'])
+          for i in range(self.layers)}
+      return {k: v for k, v in tree.items() if k != 'layers'} | layers
+
+    return self.clone(spelled_out=True), {
+        k: spelled(tree) for k, tree in variables.items()}
 
   @property
   def size(self) -> int:
@@ -226,15 +247,16 @@ class Model(nn.Module):
 
   def empty_cache(self, rows: int, columns: int) -> Cache:
     """A cache of zeros for `rows` rows and `columns` positions."""
-    shape = (self.layers, rows, self.kv_heads, columns, self.size)
+    shapes = ((rows, self.kv_heads, self.size, columns),
+              (rows, self.kv_heads, columns, self.size))
     if self.spelled_out:
-      keys, values = (
-          tuple(jnp.zeros(shape[1:], self.dtype) for _ in range(self.layers))
-          for _ in range(2))
+      stores = (tuple(jnp.zeros(shape, self.dtype) for _ in range(self.layers))
+                for shape in shapes)
     else:
-      keys, values = jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype)
+      stores = (
+          jnp.zeros((self.layers, *shape), self.dtype) for shape in shapes)
     documents = jnp.full((rows, columns), -1, jnp.int32)
-    return Cache(keys, values, documents, jnp.zeros((), jnp.int32))
+    return Cache(*stores, documents, jnp.zeros((), jnp.int32))
 
 
 DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32

@@ -61,15 +61,35 @@ def test_cached_equals_uncached(family, rows):
   model, params, hidden, step = family
   tokens = np.array(rows, np.int32)
   want = hidden(params, tokens)
-  cache = model.apply({'params': params}, *tokens.shape, method='empty_cache')
+  cache = model.apply({'params': params}, len(rows), 4, method='empty_cache')
   first, cache = step(params, tokens[:, :4], cache)
-  got = [first]
+  cache, got = cache.grown(tokens.shape[1] - 4), [first]
   for t in range(4, tokens.shape[1]):
     one, cache = step(params, tokens[:, t:t + 1], cache)
     got.append(one)
   real = tokens != PAD
   np.testing.assert_allclose(
       np.concatenate(got, 1)[real], np.asarray(want)[real], atol=1e-5)
+
+
+def test_unrolled_is_the_same_function_with_the_same_gradient(family):
+  model, params, _, _ = family
+  shape = np.random.default_rng(0).normal(size=(1, T, V)).astype(np.float32)
+
+  def score(params, unroll):
+    used, variables = model, {'params': params}
+    if unroll:
+      used, variables = model.unrolled(variables)
+    hidden, _ = used.apply(variables, jnp.asarray(ROW[None]))
+    return jnp.sum(used.apply(variables, hidden, method='head') * shape)
+
+  (want, slope), (got, other) = (
+      jax.jit(jax.value_and_grad(lambda p, u=u: score(p, u)))(params)
+      for u in (False, True))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(
+          a, b, atol=1e-5 * np.abs(a).max()), slope, other)
 
 
 @pytest.mark.parametrize('left, right', [(3, 0), (0, 3), (2, 1)])
