@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.environ.get('RLFT_TRACEBACK'):
       raise
     print(f'rlft: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
+    return getattr(error, 'exit_code', 2)
   except KeyboardInterrupt:
     after = 'nothing is written' if argv[0] in WHOLE else (
         'the same command goes on')

@@ -9,22 +9,22 @@ import ml_collections
 from rlft import binding, evaluate, observe, startup
 from rlft.adapters import lora
 from rlft.binding import Job
-from rlft.training import checkpoint, metrics, progress, steps
+from rlft.training import checkpoint, metrics, progress, seal, steps
 from rlft.types import TrainState
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   """Trains to `num_steps`, from the newest checkpoint if there is one."""
   job = binding.build(config)
-  if not checkpoint.steps(run_dir) and config.num_steps and job.online:
+  if not seal.steps(run_dir) and config.num_steps and job.online:
     begin(job, config.model.get('dtype', 'float32'))
   keep = config.checkpoint.keep or None
   with checkpoint.open_manager(run_dir, keep=keep) as manager:
     state, source_state = job.state, job.source.init()
-    newest = manager.latest_step()
-    if newest is not None:
-      state, source_state = checkpoint.restore(manager, newest, state)
-      progress.say(f'{run_dir}: going on from step {newest}')
+    found = checkpoint.restore_latest(manager, state)
+    if found is not None:
+      state, source_state = found
+      progress.say(f'{run_dir}: going on from step {int(state.step)}')
     return loop(config, run_dir, job, manager, state, source_state)
 
 

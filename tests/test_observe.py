@@ -11,7 +11,7 @@ import rlft
 from rlft import binding, observe, train
 from rlft.analyses import rotation
 from rlft.spectral import bases
-from rlft.training import checkpoint, metrics
+from rlft.training import checkpoint, metrics, seal
 from rlft.types import Experience, Rollout, Source
 from tests import tiny
 
@@ -168,7 +168,7 @@ def test_a_run_that_was_stopped_has_every_row_once(tmp_path, call, begun):
   with pytest.raises(KeyboardInterrupt):
     run(job_of('sft', analyses=analyses,
                source=Source(source.init, next_batch)), 'sft', tmp_path)
-  assert checkpoint.steps(tmp_path) == begun
+  assert seal.steps(tmp_path) == begun
   folder = tmp_path / 'analyses'
   folder.mkdir(exist_ok=True)
   with (folder / 'rotation.jsonl').open('a') as file:

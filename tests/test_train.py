@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlft import binding, startup, train
-from rlft.training import checkpoint, metrics
+from rlft.training import checkpoint, metrics, seal
 from rlft.types import Source
 from tests import tiny
 
@@ -101,7 +101,7 @@ def test_a_run_logs_every_step_once(whole):
   assert [(row['step'], row['eval']) for row in evals] == [
       (step, name) for step in (0, 2, 4) for name in names]
   assert list(samples) == ['000000.jsonl', '000002.jsonl', '000004.jsonl']
-  assert checkpoint.steps(run_dir) == [0, 2, 4]
+  assert seal.steps(run_dir) == [0, 2, 4]
   assert int(state.step) == 4
   assert all(np.isfinite(v) for row in logged for v in row.values())
 
@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(whole, tmp_path):
   kind, run_dir, state = whole
   with pytest.raises(KeyboardInterrupt):
     run(kind, tmp_path, job_of(kind, source=stopping_source(kind, 4)))
-  assert checkpoint.steps(tmp_path) == [0, 2]
+  assert seal.steps(tmp_path) == [0, 2]
   for name in ('metrics.jsonl', 'evals.jsonl'):  # and its last line was torn
     with (tmp_path / name).open('a') as file:
       file.write('{"step": 4, "lo')
@@ -131,7 +131,7 @@ def test_a_run_stopped_while_it_evaluates_does_so_again(whole, tmp_path, call,
   with pytest.raises(KeyboardInterrupt):
     run(kind, tmp_path,
         job_of(kind, evaluations=stopping_evaluations(kind, call)))
-  assert checkpoint.steps(tmp_path) == left
+  assert seal.steps(tmp_path) == left
   assert bits(run(kind, tmp_path, job_of(kind))) == bits(state)
   assert rows_of(tmp_path) == rows_of(run_dir)
 

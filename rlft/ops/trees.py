@@ -128,15 +128,16 @@ def fingerprint(tree: PyTree) -> str:
 
 def fingerprints(tree: PyTree) -> dict[str, str]:
   """Path -> 'dtype shape hash' of each leaf, hash of 16 hex digits."""
-  sums = {}
+  kinds, sums = {}, {}
   for path, leaf in named(tree).items():
     leaf = leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
       raise ValueError(f'{path} is {leaf.dtype}: fingerprint its parts instead')
-    sums[path] = f'{leaf.dtype} {list(leaf.shape)}', _sums(_storable(leaf))
-  return {
-      path: f'{kind} {int(first):08x}{int(second):08x}'
-      for path, (kind, (first, second)) in sums.items()
+    kinds[path] = f'{leaf.dtype} {list(leaf.shape)}'
+    sums[path] = _sums(_storable(leaf))
+  return {  # fetched at once: all are under way by now
+      path: f'{kinds[path]} {int(first):08x}{int(second):08x}'
+      for path, (first, second) in jax.device_get(sums).items()
   }
 
 

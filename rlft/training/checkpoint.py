@@ -4,11 +4,7 @@
 that another run can start from them without knowing this run's optimizer.
 """
 import functools
-import gc
 import json
-import logging
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from rlft.ops import trees
+from rlft.training import progress, seal
 from rlft.types import TrainState
 
 RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
@@ -48,20 +45,56 @@ def save(
   step = int(state.step)
   if step in manager.all_steps():
     return
-  rest = state._asdict()
-  params = rest.pop('params')
+  parts = _parts(state)
   manager.save(step, args=ocp.args.Composite(
-      params=ocp.args.StandardSave(params),
-      rest=ocp.args.StandardSave(rest),
-      source=ocp.args.JsonSave({'state': source_state}),
-      meta=ocp.args.JsonSave(meta)))
+      **{k: ocp.args.StandardSave(v) for k, v in parts.items()},
+      seal=ocp.args.JsonSave(seal.seal(
+          parts, step=step, source=source_state, meta=meta))))
+
+
+def _parts(state: TrainState) -> dict[str, PyTree]:
+  rest = state._asdict()
+  return {'params': rest.pop('params'), 'rest': rest}
 
 
 def save_params(run_dir: Path, step: int, params: PyTree) -> None:
   """Saves parameters alone, at a step of a run directory."""
   with open_manager(run_dir, keep=None) as manager:
     manager.save(step, args=ocp.args.Composite(
-        params=ocp.args.StandardSave(params)))
+        params=ocp.args.StandardSave(params),
+        seal=ocp.args.JsonSave(seal.seal({'params': params}, step=step))))
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager, like: TrainState,
+) -> tuple[TrainState, PyTree] | None:
+  """The newest state that is whole; None where nothing was saved.
+
+  A damaged step is renamed, STEP.corrupt, and the one before it taken. Raises
+  seal.Lost when there were steps and none is whole: a run must not begin anew
+  because a disk is failing.
+  """
+  for step in sorted(manager.all_steps(), reverse=True):
+    try:
+      return restore(manager, step, like)
+    except seal.Damaged as error:
+      progress.say(f'rlft: {error}')
+      _set_aside(Path(str(manager.directory)) / f'{step:06d}')
+      manager.reload()
+  folder = Path(str(manager.directory))
+  if any(folder.glob('*.corrupt*')):
+    raise seal.Lost(
+        f'no checkpoint in {folder} is whole: put one back, or delete '
+        f'{folder.parent} to begin anew')
+  return None
+
+
+def _set_aside(folder: Path) -> None:
+  name, n = folder.with_name(f'{folder.name}.corrupt'), 1
+  while name.exists():
+    name, n = folder.with_name(f'{folder.name}.corrupt{n}'), n + 1
+  if jax.process_index() == 0:
+    folder.rename(name)
 
 
 def restore(
@@ -69,31 +102,48 @@ def restore(
 ) -> tuple[TrainState, PyTree]:
   """The train state of a step, as `like`, and the source's state.
 
-  Raises ValueError when only parameters were saved, as of an edited checkpoint.
+  Raises seal.Damaged for what is not as it was saved; another ValueError for a
+  state of other names, shapes or dtypes, and when only parameters were saved,
+  as of an edited checkpoint.
   """
-  folder = Path(manager.directory) / f'{step:06d}'
-  if not (folder / 'rest').is_dir():
-    raise ValueError(
-        f'{folder} holds parameters only, so this run cannot go on: start a '
-        'new one with config.init')
-  rest = like._asdict()
-  params = rest.pop('params')
-  wanted = ocp.args.Composite(
-      params=ocp.args.StandardRestore(_abstract(params)),
-      rest=ocp.args.StandardRestore(_abstract(rest)),
-      source=ocp.args.JsonRestore())
-  found = read(lambda: manager.restore(step, args=wanted),
-               Path(str(manager.directory)).parent, step)
-  state = TrainState(params=found['params'], **found['rest'])
-  return state, found['source']['state']
+  told, found = _restored(manager, step, _parts(like))
+  return TrainState(params=found['params'], **found['rest']), told['source']
 
 
 def restore_params(
     manager: ocp.CheckpointManager, step: int, like: PyTree,
 ) -> PyTree:
   """The parameters of a step alone, laid out over devices as `like` is."""
-  return manager.restore(step, args=ocp.args.Composite(
-      params=ocp.args.StandardRestore(_abstract(like))))['params']
+  return _restored(manager, step, {'params': like})[1]['params']
+
+
+def _restored(
+    manager: ocp.CheckpointManager, step: int, parts: dict[str, PyTree],
+) -> tuple[dict[str, Any], dict[str, PyTree]]:
+  """The seal of a step, and these parts of it, as they were saved."""
+  run_dir = Path(str(manager.directory)).parent
+  told = seal.sealed(run_dir, step)
+  marks = {path: mark for path, mark in told['fingerprints'].items()
+           if path.partition('/')[0] in parts}
+  if 'rest' in parts and not any(path.startswith('rest/') for path in marks):
+    raise ValueError(
+        f'{run_dir}@{step} holds parameters only, so this run cannot go on: '
+        'start a new one with config.init')
+  try:
+    seal.fits(marks, parts)
+  except ValueError as error:
+    raise ValueError(
+        f'{run_dir}@{step} is of another model or optimizer: {error}; take '
+        'another run directory') from error
+
+  def restored():
+    found = manager.restore(step, args=ocp.args.Composite(**{
+        k: ocp.args.StandardRestore(_abstract(v)) for k, v in parts.items()}))
+    found = {k: found[k] for k in parts}
+    seal.check(marks, found)
+    return found
+
+  return told, seal.read(restored, run_dir, step)
 
 
 def _abstract(tree: PyTree) -> PyTree:
@@ -108,12 +158,6 @@ def split(name: str) -> tuple[Path, str]:
   return Path(run_dir), step
 
 
-def steps(run_dir: Path) -> list[int]:
-  """Steps with a committed checkpoint, ascending."""
-  found = (run_dir / 'checkpoints').glob('*/commit_success.txt')
-  return sorted(int(p.parent.name) for p in found)
-
-
 def resolve_step(name: str) -> int:
   """The step that 'RUN_DIR@STEP' or 'RUN_DIR@last' means.
 
@@ -123,7 +167,7 @@ def resolve_step(name: str) -> int:
   if not (run_dir / 'checkpoints').is_dir():
     run_config(run_dir)
     raise ValueError(f'no checkpoints in {run_dir}: {RUN_IT.format(run_dir)}')
-  known = steps(run_dir)
+  known = seal.steps(run_dir)
   wanted = str(known[-1]) if step == 'last' and known else step
   if not wanted.isdecimal() or int(wanted) not in known:
     raise ValueError(
@@ -138,14 +182,14 @@ def find(name: str) -> Path:
   run_dir, _ = split(name)
   path = run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
   if not path.is_dir():
-    raise ValueError(unreadable(run_dir, step))
+    raise ValueError(seal.unreadable(run_dir, step))
   return path
 
 
 def leaves(name: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """Path -> (shape, dtype) of what `load_params` would load; reads no data."""
   path = find(name)
-  found = read(lambda: ocp.PyTreeCheckpointHandler().metadata(path),
+  found = seal.read(lambda: ocp.PyTreeCheckpointHandler().metadata(path),
                split(name)[0], resolve_step(name))
   tree = getattr(found, 'tree', found)
   return {
@@ -158,56 +202,35 @@ def load_leaf(name: str, leaf: str) -> np.ndarray:
   words, path = leaf.split('/'), find(name)
   nest = lambda x: functools.reduce(lambda y, w: {w: y}, words[::-1], x)
 
+  run_dir, step = split(name)[0], resolve_step(name)
+  marks = seal.sealed(run_dir, step)['fingerprints']
+
   def restored():
     with ocp.PyTreeCheckpointer() as reader:
-      return reader.restore(path, args=ocp.args.PyTreeRestore(
+      found = reader.restore(path, args=ocp.args.PyTreeRestore(
           item=nest(0), restore_args=nest(ocp.RestoreArgs(np.ndarray)),
           partial_restore=True))
+    seal.check(marks, {'params': found}, only=[f'params/{leaf}'])
+    return found
 
-  found = read(restored, split(name)[0], resolve_step(name))
+  found = seal.read(restored, run_dir, step)
   return functools.reduce(lambda y, w: y[w], words, found)
 
 
 def load_params(name: str) -> PyTree:
   """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
   path = find(name)
+  run_dir, step = split(name)[0], resolve_step(name)
+  marks = {path: mark for path, mark in seal.sealed(
+      run_dir, step)['fingerprints'].items() if path.startswith('params/')}
 
   def restored():
     with ocp.StandardCheckpointer() as reader:
-      return jax.tree.map(np.asarray, reader.restore(path))
+      found = jax.tree.map(np.asarray, reader.restore(path))
+    seal.check(marks, {'params': found})
+    return found
 
-  return read(restored, split(name)[0], resolve_step(name))
-
-
-def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
-  """What `restored` gives; ValueError, one line, for whatever it raises.
-
-  The library raises bare Exceptions of many pages, and more when the reads that
-  it gave up are collected: that is done here, unheard.
-  """
-  try:
-    return restored()
-  except Exception as error:
-    # Its first line only: the error itself would keep those reads alive.
-    lines = str(error).strip().splitlines() or ['']
-    said = f'{type(error).__name__}: {lines[0][:200]}'
-  hook, log = sys.unraisablehook, logging.getLogger('asyncio')
-  sys.unraisablehook, log.disabled = lambda _: None, True
-  try:
-    gc.collect()
-  finally:
-    sys.unraisablehook, log.disabled = hook, False
-  raise ValueError(f'{unreadable(run_dir, step)} (it says {said})')
-
-
-def unreadable(run_dir: Path, step: int) -> str:
-  """What to do about a checkpoint that cannot be read."""
-  others = [str(s) for s in steps(run_dir) if s != step]
-  return (
-      f'the checkpoint {run_dir}@{step} is damaged, or of another model: take '
-      'another step '
-      f'({", ".join(others) or "there is none"}), or delete '
-      f'{run_dir}/checkpoints/{step:06d} and run the run again')
+  return seal.read(restored, run_dir, step)
 
 
 def run_config(run_dir: Path) -> dict[str, Any]:

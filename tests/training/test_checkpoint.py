@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlft.training import checkpoint
+from rlft.training import checkpoint, seal
 from rlft.types import TrainState
 
 PARAMS = {'policy': {'w': jnp.array([0.1, 1e-40, -3.0]), 'b': jnp.zeros(2)},
@@ -64,7 +64,7 @@ def test_a_state_of_another_shape_is_refused(run_dir):
 
 
 def test_names_are_resolved(run_dir):
-  assert checkpoint.steps(run_dir) == [0, 5, 12]
+  assert seal.steps(run_dir) == [0, 5, 12]
   assert checkpoint.resolve_step(f'{run_dir}@5') == 5
   assert checkpoint.resolve_step(f'{run_dir}@last') == 12
   assert checkpoint.split('a@b/c@7')[1] == '7'
@@ -104,16 +104,16 @@ def test_a_step_that_was_not_committed_is_not_there(run_dir, tmp_path):
   newest = copy / 'checkpoints' / '000012'
   (newest / 'commit_success.txt').unlink()
   (copy / 'checkpoints' / '000099').mkdir()
-  assert checkpoint.steps(copy) == [0, 5]
+  assert seal.steps(copy) == [0, 5]
   with checkpoint.open_manager(copy, keep=None) as manager:
     assert manager.latest_step() == 5
     checkpoint.save(manager, state_at(12), {'seen': 12}, {})
-  assert checkpoint.steps(copy) == [0, 5, 12]
+  assert seal.steps(copy) == [0, 5, 12]
 
 
 def test_the_newest_are_kept(tmp_path):
   fill(tmp_path, [1, 2, 3, 4], keep=2)
-  assert checkpoint.steps(tmp_path) == [3, 4]
+  assert seal.steps(tmp_path) == [3, 4]
 
 
 def test_a_step_that_is_there_is_not_written_again(tmp_path):
