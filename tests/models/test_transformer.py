@@ -147,7 +147,7 @@ def test_the_tokenizers_own_pad_and_begin_decide_the_layout(tmp_path):
   _, model = binding.build_model(section, words)
   assert (model.pad_id, model.bos_id) == (5, 4)
   params = transformer.initialise(model, jax.random.key(0))
-  hidden = lambda *row: model.apply({'params': params}, jnp.array([row]))[0][0]
+  hidden = lambda *row: apply(model, params, jnp.array([row]))[0]
   alone = hidden(4, 0, 1)
   np.testing.assert_allclose(hidden(5, 4, 0, 1)[1:], alone, atol=1e-5)
   np.testing.assert_allclose(hidden(4, 1, 4, 0, 1)[2:], alone, atol=1e-5)

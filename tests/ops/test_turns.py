@@ -47,6 +47,9 @@ def test_gradients_stay_on_the_tokens_of_the_turn():
   assert grad.tolist() == [[0., 0., 0., 0., 1., 0., 1.], [0.] * 7, [0.] * 7]
 
 
+TOTAL, BEGIN = jax.jit(turns.total), jax.jit(turns.starts)
+
+
 @hypothesis.given(strategies.lists(
     strategies.tuples(strategies.integers(0, 2), strategies.booleans()),
     min_size=1, max_size=40))
@@ -61,9 +64,9 @@ def test_total_is_that_of_a_loop(steps):
   want = np.zeros(len(ids))
   for one in {*ids} - {-1}:
     want[ids.index(one)] = x[np.array(ids) == one].sum()
-  got = turns.total(jnp.asarray(x)[None], jnp.array([ids]))
+  got = TOTAL(jnp.asarray(x)[None], jnp.array([ids]))
   assert got[0].tolist() == want.tolist()
-  assert turns.starts(jnp.array([ids]))[0].tolist() == (want > 0).tolist()
+  assert BEGIN(jnp.array([ids]))[0].tolist() == (want > 0).tolist()
 
 
 def test_no_array_of_tokens_by_tokens_is_made():
