@@ -47,6 +47,8 @@ def skeleton() -> ml_collections.ConfigDict:
       evaluate=dict(steps=(), every=0),
       checkpoint=dict(steps=(), every=0, keep=0),  # keep=0 keeps all
       log=dict(every=10),
+      # what ends a run, 0 being no limit: ops/alarms.py
+      limits=dict(skipped=5, max_kl=0.0, max_ratio=0.0, min_entropy=0.0),
   ))
   return config
 
@@ -225,9 +227,11 @@ LEAST = {  # whole numbers
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
                      'draws'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon', 'top_k', 'rank'), 0)}
+                     'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped'),
+                    0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
-                'weight_decay', 'clip_norm')
+                'weight_decay', 'clip_norm', 'max_kl', 'max_ratio',
+                'min_entropy')
 
 
 def _finite(tree: dict[str, Any], where: str) -> None:

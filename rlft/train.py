@@ -9,6 +9,7 @@ import ml_collections
 from rlft import binding, evaluate, observe, startup
 from rlft.adapters import lora
 from rlft.binding import Job
+from rlft.ops import alarms
 from rlft.training import checkpoint, metrics, progress, seal, steps
 from rlft.types import TrainState
 
@@ -74,7 +75,8 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       checkpoint.save(manager, state, source_state, meta)
 
   settle(start)
-  clock, tokens = metrics.Clock(), 0
+  clock, tokens, fruitless = metrics.Clock(), 0, 0
+  limits = config.limits.to_dict()
   span = range(start, config.num_steps)
   for step in progress.track(
       span, name=run_dir.name, total=config.num_steps, start=start):
@@ -86,6 +88,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
     state, seen = job.update(state, batch)
     # the source's first draw would wait for it, on the experience's account
     jax.block_until_ready(state.params)
+    fruitless = alarms.look(seen, data, fruitless, step=step + 1, **limits)
     analysed = analyse(step + 1, state.params, clock)
     if analysed or (step + 1) % config.log.every == 0 or step == 0:
       seen = jax.device_get(seen)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlft import binding, startup, train
+from rlft.ops import alarms
 from rlft.training import checkpoint, metrics, seal
 from rlft.types import Source
 from tests import tiny
@@ -304,3 +305,33 @@ def test_rows_are_json(whole):
            for path in run_dir.glob(pattern)
            for line in path.read_text().splitlines()]
   assert {'eval', 'step'} <= set().union(*found)
+
+
+@pytest.mark.parametrize('spoil, told, saved', [
+    (lambda p: p * jnp.nan, 'step 0 is not saved: params/.* is not fin', []),
+    # finite, and a loss that is not
+    (lambda p: p * 1e30, 'step 2: an update was skipped, .* and 2 steps', [0]),
+], ids=['parameters', 'loss'])
+def test_a_run_of_numbers_that_are_none_ends(tmp_path, spoil, told, saved):
+  job = job_of('sft')
+  job = job._replace(state=job.state._replace(
+      params=jax.tree.map(spoil, job.state.params)), evaluations=())
+  config = CONFIGS['sft']()
+  config.limits.skipped = 2
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(binding, 'build', lambda config: job)
+    with pytest.raises(alarms.Halt, match=told):
+      train.run(config, tmp_path)
+  assert seal.steps(tmp_path) == saved
+
+
+def test_a_batch_in_which_nothing_counts_ends_the_run(tmp_path):
+  job = job_of('sft')
+
+  def empty(*args):
+    state, batch, data = job.source.next(*args)
+    return state, batch._replace(mask=jnp.zeros_like(batch.mask)), data
+
+  with pytest.raises(alarms.Halt, match='step 1: no token of the batch'):
+    run('sft', tmp_path, job._replace(source=Source(job.source.init, empty)))
+  assert seal.steps(tmp_path) == [0]

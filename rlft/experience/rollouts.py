@@ -12,7 +12,7 @@ from rlft import episodes, policy
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
-from rlft.ops import spans
+from rlft.ops import alarms, spans
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Rollout, Source
 
@@ -163,6 +163,10 @@ def measure(
   """
   rollout = experience.rollout
   mask = np.asarray(rollout.mask)
+  if not mask.any():
+    raise alarms.Halt(
+        'no completion of a rollout has any token that counts: look at '
+        'experience.length, which contexts are cut to')
   log_p = np.asarray(rollout.log_probs)
   ref = np.asarray(rollout.ref_log_probs)
   gap = np.abs(log_p - sampled)[mask]
@@ -180,6 +184,7 @@ def measure(
       'completion_tokens': float(mask.sum() / len(played)),
       'tokens': float(sum(len(e.tokens) for e in played)),
       'samples': float(sum(len(e.turns) for e in played)),
+      'advantage_largest': float(np.abs(gains).max()),
       'advantage_entropy': float(-(shares * np.log(shares)).sum()),
       'sampler_gap': float(gap.max()),
       'sampler_gap_mean': float(gap.mean()),

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, UInt32
+from jaxtyping import Array, Bool, Float, PyTree, UInt32
 
 FROZEN = 'frozen'  # the group of parameters that has no gradient
 BLOCKS = r'(^|/)(query|key|value|out|gate|up|down)/kernel$'
@@ -114,6 +114,19 @@ def same(a: PyTree, b: PyTree) -> None:
         f'the checkpoints are of different models: {odd[0]} is '
         f'{shapes[0].get(odd[0], "absent")} and '
         f'{shapes[1].get(odd[0], "absent")} ({len(odd)} such)')
+
+
+def not_finite(tree: PyTree) -> list[str]:
+  """Paths of the leaves that hold a number that is not finite."""
+  sound = jax.device_get(_finite({
+      path: x for path, x in named(tree).items()
+      if jnp.issubdtype(x.dtype, jnp.inexact)}))
+  return sorted(path for path, yes in sound.items() if not yes)
+
+
+@jax.jit
+def _finite(leaves: dict[str, Array]) -> dict[str, Bool[Array, '']]:
+  return {path: jnp.isfinite(x).all() for path, x in leaves.items()}
 
 
 def fingerprint(tree: PyTree) -> str:

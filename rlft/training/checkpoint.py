@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from rlft.ops import trees
+from rlft.ops import alarms, trees
 from rlft.training import progress, seal
 from rlft.types import TrainState
 
@@ -41,11 +41,19 @@ def save(
     manager: ocp.CheckpointManager, state: TrainState, source_state: PyTree,
     meta: dict[str, Any],
 ) -> None:
-  """Saves at `state.step`, in the background; a step saved before is kept."""
+  """Saves at `state.step`, in the background; a step saved before is kept.
+
+  Raises alarms.Halt for a state that is not finite: it would pass for the
+  newest good one.
+  """
   step = int(state.step)
   if step in manager.all_steps():
     return
   parts = _parts(state)
+  bad = trees.not_finite(parts)
+  if bad:
+    raise alarms.Halt(f'step {step} is not saved: {bad[0]} is not finite '
+                      f'({len(bad)} such)')
   manager.save(step, args=ocp.args.Composite(
       **{k: ocp.args.StandardSave(v) for k, v in parts.items()},
       seal=ocp.args.JsonSave(seal.seal(

@@ -23,7 +23,8 @@ def descend(
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step; does not count as a step of the loop.
 
-  What is frozen has neither gradient nor moments.
+  What is frozen has neither gradient nor moments. With a loss or gradient that
+  is not finite nothing is changed, and the metric `skipped` is 1.
   """
   trained = trees.trained(state.params)
 
@@ -32,12 +33,19 @@ def descend(
 
   (value, metrics), grads = jax.value_and_grad(
       objective, has_aux=True)(trained)
+  norm = optax.tree.norm(grads)
+  sound = jnp.isfinite(value) & jnp.isfinite(norm)
   changes, opt_state = tx.update(grads, state.opt_state, trained)
-  params = {**state.params, **optax.apply_updates(trained, changes)}
+  moved, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(sound, new, old),
+      (optax.apply_updates(trained, changes), opt_state),
+      (trained, state.opt_state))
+  params = {**state.params, **moved}
   metrics = metrics | {
       'loss': value,
-      'grad_norm': optax.tree.norm(grads),
+      'grad_norm': norm,
       'update_norm': optax.tree.norm(changes),
+      'skipped': 1.0 - sound,
   }
   return state._replace(params=params, opt_state=opt_state), metrics
 

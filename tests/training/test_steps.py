@@ -42,7 +42,36 @@ def test_one_step_of_gradient_descent_by_hand():
   assert after.step == 5
   assert jnp.array_equal(*map(jax.random.key_data, (after.key, before.key)))
   assert metrics == pytest.approx({
-      'loss': 22.5, 'largest': 6.0, 'grad_norm': 15.0, 'update_norm': 1.5})
+      'loss': 22.5, 'largest': 6.0, 'grad_norm': 15.0, 'update_norm': 1.5,
+      'skipped': 0.0})
+
+
+@pytest.mark.parametrize('slope, value', [
+    (np.nan, 1.0), (np.inf, 1.0), (1.0, np.nan), (1.0, -np.inf)])
+def test_what_is_not_finite_changes_nothing_but_the_step(slope, value):
+  """Neither parameters nor moments; the next sound update is as ever."""
+  tx = optax.adam(0.1)
+
+  def loss(outputs, batch):
+    bad = batch.tokens[0, 0] == 0
+    return (jnp.sum(outputs * jnp.where(bad, slope, 2.0))
+            + jnp.where(bad, value, 0.0)), {}
+
+  step = jax.jit(functools.partial(
+      steps.gradient_step, loss=loss, tx=tx,
+      forward=lambda params, tokens: params['w'] * tokens.astype(float)))
+  start = state_of({'w': jnp.asarray(3.0)}, tx)
+  sound, bad = Rows(jnp.array([[1], [2]])), Rows(jnp.array([[0], [2]]))
+  first, _ = step(start, sound)
+  after, metrics = step(first, bad)
+  assert metrics['skipped'] == 1.0 and after.step == 2
+  for name in ('params', 'opt_state'):
+    jax.tree.map(np.testing.assert_array_equal,
+                 getattr(after, name), getattr(first, name))
+  again, metrics = step(after, sound)
+  want, _ = step(first, sound)
+  assert metrics['skipped'] == 0.0
+  assert again.params['w'] == want.params['w'] != first.params['w']
 
 
 def counting():
