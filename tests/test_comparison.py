@@ -13,6 +13,7 @@ import pytest
 
 import rlft
 from rlft import checkpoints, comparison, main
+from rlft.analyses import rotation
 from rlft.checkpoints import header, names
 from rlft.comparison import job
 from rlft.spectral import in_place, svd
@@ -93,6 +94,30 @@ def test_rows_are_right(finished):
     assert sum(row[k] for k in (
         'energy_diagonal', 'energy_rotated', 'energy_outside')) == (
             pytest.approx(1, abs=1e-5))
+
+
+@pytest.mark.parametrize('module', ['k_proj', 'down_proj'])
+def test_a_matrix_that_is_not_square_is_measured_as_it_lies(pair, module):
+  """Wide and tall: against numpy, and the same matrices as stacks."""
+  found = comparison.run(*pair, select=rf'layers\.0\..*{module}', draws=1)
+  row, = found['rows']
+  after = llama.moved(WEIGHTS)
+  stored = [x[row['tensor']] for x in (WEIGHTS, after)]
+  np.testing.assert_allclose(
+      found['curves'][f'{module}/values_after'][0],
+      np.linalg.svd(stored[1].astype(float), compute_uv=False), rtol=1e-4)
+  stacks = [{f'layers/{module}/kernel': w.T[None]} for w in stored]
+  want, = rotation.analyse(
+      dict(zip('ab', stacks, strict=True)), before='a', after='b',
+      select='kernel', draws=1)['rows']
+  for name in ('angle_top20_rad', 'value_shift', 'stable_rank', 'nss'):
+    assert row[name] == pytest.approx(want[name], rel=1e-3), name
+
+
+def test_a_matrix_of_another_layout_is_refused(pair, monkeypatch):
+  monkeypatch.setattr(job.tensor, 'shape_of', lambda *_: (16, 32))
+  with pytest.raises(ValueError, match=r'is \(32, 16\), not \(16, 32\)'):
+    comparison.run(*pair, select=r'layers\.0\..*k_proj', draws=1)
 
 
 def test_input_and_output_mean_the_same_as_in_a_run(pair):

@@ -140,9 +140,17 @@ def compare_in_turn(
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """`compare_stack` in as little memory as `measured.in_turn` takes.
 
-  Either stack, of `shape`, is loaded anew at every call.
+  Either stack, of `shape`, is loaded anew at every call. ValueError when it is
+  of another one: a matrix laid out otherwise would be measured all the same.
   """
-  stacked = lambda load: lambda: load().reshape(-1, *shape[-2:])
+  def stacked(load):
+    def loaded():
+      found = load()
+      if found.shape != tuple(shape):
+        raise ValueError(f'{path} is {found.shape}, not {tuple(shape)}')
+      return found.reshape(-1, *shape[-2:])
+    return loaded
+
   found, bits = measured.in_turn(
       stacked(before), stacked(after),
       measured.keys(path, seed, math.prod(shape[:-2]), draws),

@@ -64,6 +64,17 @@ def matrix(
   return found
 
 
+def shape_of(
+    checkpoint: Checkpoint, name: str, index: int | None = None,
+) -> tuple[int, ...]:
+  """The shape of `matrix`, without reading it."""
+  shape = checkpoint.tensors[name].shape
+  shape = shape if index is None else shape[1:]
+  if output_first(checkpoint.kind, name):
+    shape = (*shape[:-2], shape[-1], shape[-2])
+  return shape
+
+
 def finite(array: Shaped[np.ndarray, '...']) -> bool:
   """Whether an array of one of DTYPES holds no NaN and no infinity."""
   dtype = next(k for k, v in DTYPES.items() if v == array.dtype)

@@ -56,11 +56,10 @@ def measure(job: Job, place: Place) -> Part:
       for checkpoint, digest in zip(
           (job.before, job.after), job.digests, strict=True))
   path = place.name if place.index is None else f'{place.name}[{place.index}]'
-  shape = job.before.tensors[place.name].shape
   settings = {k: v for k, v in job.settings.items() if k != 'select'}
   rows, curves = rotation.compare_in_turn(
       path, before, after, module=place.module,
-      shape=shape if place.index is None else shape[1:], **settings)
+      shape=tensor.shape_of(job.before, place.name, place.index), **settings)
   return [_placed(row, place, job.before.kind) for row in rows], curves
 
 
