@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rlft import decoding as rules
-from rlft import policy
+from rlft import policy, pulse
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
 
@@ -99,6 +99,7 @@ def completer(
     order = sorted(range(len(contexts)), key=lambda i: max(widths[i], FINE))
     new, scores = {}, {}
     for start in range(0, len(contexts), rows):
+      pulse.beat()
       part = order[start:start + rows]
       width = max(widths[i] for i in part)
       prompts = np.full((rows, width), pad, np.int32)

@@ -47,7 +47,7 @@ WHOLE = ('heal', 'import', 'export')  # what they write, they write whole
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Exit code 0, or 2 with one line that says what to do."""
+  """Exit code 0, or another with one line that says what to do."""
   argv = sys.argv[1:] if argv is None else argv
   if not argv or {'-h', '--help'} & set(argv):
     print(USAGE)
@@ -65,11 +65,11 @@ def main(argv: list[str] | None = None) -> int:
       raise
     print(f'rlft: {" ".join(str(error).split())}', file=sys.stderr)
     return getattr(error, 'exit_code', 2)
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as error:
     after = 'nothing is written' if argv[0] in WHOLE else (
         'the same command goes on')
-    print(f'rlft: interrupted; {after}', file=sys.stderr)
-    return 130
+    print(f'rlft: {error or "interrupted"}; {after}', file=sys.stderr)
+    return getattr(error, 'exit_code', 130)
 
 
 def run(positional, flags, overrides) -> int:

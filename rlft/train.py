@@ -6,11 +6,18 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from rlft import binding, evaluate, observe, startup
+from rlft import binding, evaluate, observe, pulse, startup
 from rlft.adapters import lora
 from rlft.binding import Job
 from rlft.ops import alarms
-from rlft.training import checkpoint, metrics, progress, seal, steps
+from rlft.training import (
+    checkpoint,
+    metrics,
+    preemption,
+    progress,
+    seal,
+    steps,
+)
 from rlft.types import TrainState
 
 
@@ -26,7 +33,8 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
     if found is not None:
       state, source_state = found
       progress.say(f'{run_dir}: going on from step {int(state.step)}')
-    return loop(config, run_dir, job, manager, state, source_state)
+    with preemption.heeded():
+      return loop(config, run_dir, job, manager, state, source_state)
 
 
 def begin(job: Job, dtype: str) -> None:
@@ -56,7 +64,11 @@ def starting_policy(job: Job, manager) -> Any:
 
 
 def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
-  """source.next, update, analyse, log, evaluate, save."""
+  """source.next, update, analyse, log, evaluate, save.
+
+  A signal ends it at the next beat, when the state is that of a whole step: it
+  is saved, whatever the config says, and preemption.Preempted goes on.
+  """
   start = int(state.step)
   counter = metrics.Compilations()
   writer = metrics.open_writer(run_dir, start)
@@ -64,7 +76,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
   analyse = observe.recorder(
       run_dir, start, job.analyses, starting_policy(job, manager))
   meta = {'num_steps': config.num_steps}
-  seen = {}
+  limits = config.limits.to_dict()
 
   def settle(step):
     due = binding.marks(config.evaluate, config.num_steps)
@@ -74,33 +86,37 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
     if step in binding.marks(config.checkpoint, config.num_steps):
       checkpoint.save(manager, state, source_state, meta)
 
-  settle(start)
-  clock, tokens, fruitless = metrics.Clock(), 0, 0
-  limits = config.limits.to_dict()
-  span = range(start, config.num_steps)
-  for step in progress.track(
-      span, name=run_dir.name, total=config.num_steps, start=start):
-    key = steps.stream(state.key, 'rollout' if job.online else 'data', step)
-    source_state, batch, data = job.source.next(
-        source_state, state.params, seen, key)
-    tokens += data['tokens']
-    clock.lap('experience')
-    state, seen = job.update(state, batch)
-    # the source's first draw would wait for it, on the experience's account
-    jax.block_until_ready(state.params)
-    fruitless = alarms.look(seen, data, fruitless, step=step + 1, **limits)
-    analysed = analyse(step + 1, state.params, clock)
-    if analysed or (step + 1) % config.log.every == 0 or step == 0:
-      seen = jax.device_get(seen)
+  try:
+    settle(start)
+    clock, tokens, fruitless, seen = metrics.Clock(), 0, 0, {}
+    span = range(start, config.num_steps)
+    for step in progress.track(
+        span, name=run_dir.name, total=config.num_steps, start=start):
+      pulse.beat()
+      key = steps.stream(state.key, 'rollout' if job.online else 'data', step)
+      source_state, batch, data = job.source.next(
+          source_state, state.params, seen, key)
+      tokens += data['tokens']
+      clock.lap('experience')
+      state, seen = job.update(state, batch)
+      # the source's first draw would wait for it, on the experience's account
+      jax.block_until_ready(state.params)
+      fruitless = alarms.look(seen, data, fruitless, step=step + 1, **limits)
+      analysed = analyse(step + 1, state.params, clock)
+      if analysed or (step + 1) % config.log.every == 0 or step == 0:
+        seen = jax.device_get(seen)
+        clock.lap('update')
+        spent = clock.flush()
+        busy = spent['experience_seconds'] + spent['update_seconds']
+        metrics.write(writer, step + 1, {
+            **seen, **data, **spent, 'compilations': counter.count,
+            'tokens_per_second': tokens / busy})
+        tokens = 0
       clock.lap('update')
-      spent = clock.flush()
-      busy = spent['experience_seconds'] + spent['update_seconds']
-      metrics.write(writer, step + 1, {
-          **seen, **data, **spent, 'compilations': counter.count,
-          'tokens_per_second': tokens / busy})
-      tokens = 0
-    clock.lap('update')
-    settle(step + 1)
-    clock.lap('settle')
+      settle(step + 1)
+      clock.lap('settle')
+  except preemption.Preempted:
+    checkpoint.save(manager, state, source_state, meta)
+    raise
   writer.board.close()
   return state

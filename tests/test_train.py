@@ -1,15 +1,17 @@
 """The loop: a run that was stopped ends as one that was not, to the bit."""
 import functools
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft import binding, startup, train
+from rlft import binding, pulse, startup, train
 from rlft.ops import alarms
-from rlft.training import checkpoint, metrics, seal
+from rlft.training import checkpoint, metrics, preemption, seal
 from rlft.types import Source
 from tests import tiny
 
@@ -335,3 +337,29 @@ def test_a_batch_in_which_nothing_counts_ends_the_run(tmp_path):
   with pytest.raises(alarms.Halt, match='step 1: no token of the batch'):
     run('sft', tmp_path, job._replace(source=Source(job.source.init, empty)))
   assert seal.steps(tmp_path) == [0]
+
+
+@pytest.mark.parametrize('where, left', [('step', 3), ('rollout', 2)])
+def test_a_run_that_was_taken_away_ends_as_one_that_was_not(
+    whole, tmp_path, where, left):
+  """SIGTERM in its third step, which no save is due after, or on its way."""
+  kind, run_dir, state = whole
+  source, calls = built(kind).source, []
+
+  def struck(*args):
+    calls.append(1)
+    due = len(calls) == 3 + built(kind).online  # whose first is the check's
+    if due and where == 'rollout':
+      os.kill(os.getpid(), signal.SIGTERM)
+      pulse.beat()
+    found = source.next(*args)
+    if due:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return found
+
+  with pytest.raises(preemption.Preempted):
+    run(kind, tmp_path, job_of(kind, source=Source(source.init, struck)))
+  assert seal.steps(tmp_path)[-1] == left
+  again = run(kind, tmp_path, job_of(kind))
+  assert bits(again) == bits(state)
+  assert rows_of(tmp_path) == rows_of(run_dir)
