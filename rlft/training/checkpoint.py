@@ -85,24 +85,25 @@ def restore_latest(
   for step in sorted(manager.all_steps(), reverse=True):
     try:
       return restore(manager, step, like)
-    except seal.Damaged as error:
-      progress.say(f'rlft: {error}')
-      _set_aside(Path(str(manager.directory)) / f'{step:06d}')
+    except seal.Damaged:
+      folder = Path(str(manager.directory)) / f'{step:06d}'
+      progress.say(f'rlft: {folder} is damaged: renamed {_set_aside(folder)}')
       manager.reload()
   folder = Path(str(manager.directory))
   if any(folder.glob('*.corrupt*')):
     raise seal.Lost(
-        f'no checkpoint in {folder} is whole: put one back, or delete '
-        f'{folder.parent} to begin anew')
+        f'no checkpoint in {folder} is whole, they are kept as STEP.corrupt: '
+        f'put one back, or delete {folder.parent} to begin anew')
   return None
 
 
-def _set_aside(folder: Path) -> None:
+def _set_aside(folder: Path) -> str:
   name, n = folder.with_name(f'{folder.name}.corrupt'), 1
   while name.exists():
     name, n = folder.with_name(f'{folder.name}.corrupt{n}'), n + 1
   if jax.process_index() == 0:
     folder.rename(name)
+  return name.name
 
 
 def restore(

@@ -99,9 +99,12 @@ def test_a_number_that_was_changed_is_seen(run_dir, whole):
                   shutil.copytree(step.with_name('000005'), step)),
 ], ids=['empty', 'no rest', 'no params', 'no seal', 'no fingerprints',
         'another step'])
-def test_a_damaged_step_is_set_aside_and_the_one_before_taken(run_dir, spoil):
+def test_a_damaged_step_is_set_aside_and_the_one_before_taken(
+    run_dir, spoil, capsys):
   spoil(newest(run_dir))
   state, source = latest(run_dir)
+  assert capsys.readouterr().err == (
+      f'rlft: {newest(run_dir).resolve()} is damaged: renamed 000012.corrupt\n')
   assert int(state.step) == 5 and source == {'seen': 5}
   assert seal.steps(run_dir) == [0, 5]
   assert (run_dir / 'checkpoints' / '000012.corrupt').is_dir()
@@ -114,7 +117,7 @@ def test_no_run_begins_anew_where_every_step_is_damaged(run_dir):
   for step in (0, 5, 12):
     (run_dir / 'checkpoints' / f'{step:06d}' / 'seal' / 'metadata').unlink()
   for _ in range(2):  # nor on a second try, when they have been set aside
-    with pytest.raises(seal.Lost, match='is whole: put one back, or delete'):
+    with pytest.raises(seal.Lost, match='is whole, they are kept as'):
       latest(run_dir)
 
 
