@@ -20,7 +20,12 @@ NEUTRAL = {  # fields that change the model unless they have these values
     'attention_bias': (False,), 'mlp_bias': (False,),
     'use_sliding_window': (False,), 'hidden_act': ('silu', 'swish'),
     'partial_rotary_factor': (1.0,), 'quantization_config': (),
-    'layer_types': (), 'auto_map': ()}
+    'layer_types': (), 'auto_map': (),
+    # of relatives whose files sometimes carry one of these model_types
+    **dict.fromkeys(('attn_logit_softcapping', 'final_logit_softcapping',
+                     'query_pre_attn_scalar', 'attention_multiplier'), ()),
+    **dict.fromkeys(('residual_multiplier', 'embedding_multiplier',
+                     'logits_scaling', 'logit_scale'), (1.0,))}
 
 
 class Architecture(NamedTuple):
