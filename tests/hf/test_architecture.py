@@ -73,7 +73,7 @@ def refused(found):
     (dict(rope_scaling='llama3'), "rope_scaling='llama3' is no object"),
     (dict(partial_rotary_factor=0.5), 'partial_rotary_factor=0.5'),
     (dict(attn_logit_softcapping=30.0), 'attn_logit_softcapping=30.0'),
-    (dict(residual_multiplier=0.2), 'residual_multiplier=0.2 .* only 1.0'),
+    (dict(residual_multiplier=0.2), 'residual_multiplier=0.2 is not supported, only 1.0'),
     (dict(quantization_config=dict(quant_method='fp8')),
      'quantization_config'),
     (dict(use_sliding_window=True), 'use_sliding_window=True'),
