@@ -15,9 +15,9 @@ USAGE = """usage: rlft COMMAND ...
 
   rlft run --config=FILE.py[:VARIANT] --run_dir=DIR [--config.KEY=VALUE ...]
       a run or a study; started again, it goes on where it stopped
-  rlft eval RUN_DIR@STEP|asset:NAME [--config=FILE.py] [--out=FILE.json]
+  rlft eval RUN_DIR@STEP|asset:NAME|hf:DIR [--config=FILE.py] [--out=FILE.json]
       the evaluations of its config on one checkpoint
-  rlft sample RUN_DIR@STEP|asset:NAME [PROMPT ...] [--temperature=0]
+  rlft sample RUN_DIR@STEP|asset:NAME|hf:DIR [PROMPT ...] [--temperature=0]
       completions of prompts, given or typed
   rlft compare BEFORE AFTER --out=DIR [--select=REGEX] [--top=0.2]
       [--draws=4] [--seed=0]

@@ -163,7 +163,8 @@ def split(name: str) -> tuple[Path, str]:
   """'RUN_DIR@STEP' -> (RUN_DIR, STEP); ValueError when there is no '@'."""
   run_dir, at, step = name.rpartition('@')
   if not at:
-    raise ValueError(f'{name!r} names no checkpoint: write RUN_DIR@STEP')
+    raise ValueError(f'{name!r} names no checkpoint: write RUN_DIR@STEP, '
+                     'asset:NAME or hf:DIR')
   return Path(run_dir), step
 
 
