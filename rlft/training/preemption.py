@@ -43,8 +43,10 @@ def heeded() -> Iterator[None]:
     if asked:
       raise Preempted(f'ended by {asked[0]}, and saved')
 
-  before = {number: signal.getsignal(number) for number in SIGNALS}
-  for number in SIGNALS:
+  # what is ignored, as by a job in the background, stays so
+  before = {number: handler for number in SIGNALS if (
+      handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)}
+  for number in before:
     signal.signal(number, ask)
   try:
     with pulse.listening(heed):

@@ -9,6 +9,14 @@ from rlft import pulse
 from rlft.training import preemption
 
 
+@pytest.fixture(autouse=True)
+def usual():
+  """Python's own handler: a runner in the background ignores Ctrl-C."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize('number', preemption.SIGNALS)
 def test_a_signal_waits_for_the_next_beat(number):
   before = signal.getsignal(number)
@@ -26,15 +34,19 @@ def test_a_signal_waits_for_the_next_beat(number):
 
 
 def test_a_second_signal_ends_at_once():
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
-  try:
-    with pytest.raises(KeyboardInterrupt) as error, preemption.heeded():
-      os.kill(os.getpid(), signal.SIGTERM)
-      os.kill(os.getpid(), signal.SIGINT)
-      pulse.beat()
-  finally:
-    signal.signal(signal.SIGINT, before)
+  with pytest.raises(KeyboardInterrupt) as error, preemption.heeded():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    pulse.beat()
   assert not isinstance(error.value, preemption.Preempted)
+
+
+def test_what_is_ignored_stays_so():
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  with preemption.heeded():
+    os.kill(os.getpid(), signal.SIGINT)
+    pulse.beat()
+  assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_another_thread_changes_nothing():
