@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
 from rlft.ops import trees
@@ -101,10 +102,14 @@ def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
   """What `restored` gives; Damaged, one line, for whatever it raises.
 
   The library raises bare Exceptions of many pages, and more when the reads that
-  it gave up are collected: that is done here, unheard.
+  it gave up are collected: that is done here, unheard. What says nothing of the
+  files goes on as it is: too little memory, a device's own trouble, a directory
+  that may not be read.
   """
   try:
     return restored()
+  except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+    raise
   except Exception as error:
     # Its first line only: the error itself would keep those reads alive.
     lines = str(error).strip().splitlines() or ['']

@@ -113,6 +113,20 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_taken(
   assert int(latest(run_dir)[0].step) == 12
 
 
+@pytest.mark.parametrize('error', [
+    MemoryError('host'), PermissionError(13, 'denied'),
+    jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')])
+def test_what_is_no_damage_sets_nothing_aside(run_dir, monkeypatch, error):
+  def fail(*_, **__):
+    raise error
+
+  with checkpoint.open_manager(run_dir, keep=None) as manager:
+    monkeypatch.setattr(manager, 'restore', fail)
+    with pytest.raises(type(error)):
+      checkpoint.restore_latest(manager, state_at(0))
+  assert seal.steps(run_dir) == [0, 5, 12]
+
+
 def test_no_run_begins_anew_where_every_step_is_damaged(run_dir):
   for step in (0, 5, 12):
     (run_dir / 'checkpoints' / f'{step:06d}' / 'seal' / 'metadata').unlink()
