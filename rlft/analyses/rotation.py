@@ -8,6 +8,7 @@ through the same functions) and its floor (what the rounding of the stored
 weights does), with a column that says whether it exceeds them.
 """
 import math
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -136,7 +137,7 @@ def compare_stack(
 def compare_in_turn(
     path: str, before: in_place.Load, after: in_place.Load, *,
     shape: tuple[int, ...], module: str, seed: int, top: svd.Fraction,
-    draws: int,
+    draws: int, folder: pathlib.Path | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """`compare_stack` in as little memory as `measured.in_turn` takes.
 
@@ -154,7 +155,7 @@ def compare_in_turn(
   found, bits = measured.in_turn(
       stacked(before), stacked(after),
       measured.keys(path, seed, math.prod(shape[:-2]), draws),
-      fractions=(top, *FRACTIONS))
+      fractions=(top, *FRACTIONS), folder=folder)
   return _rows(module, found, bits, shape[-2:]), _curves(found)
 
 

@@ -1,5 +1,6 @@
 """One comparison of two checkpoints: its matrices, hashes, and its table."""
 import functools
+import pathlib
 import platform
 from typing import Any, NamedTuple
 
@@ -49,8 +50,12 @@ def versions() -> dict[str, str]:
       python=platform.python_version(), backend=jax.default_backend())
 
 
-def measure(job: Job, place: Place) -> Part:
-  """Rows and curves of one place, from weights whose hash is checked again."""
+def measure(
+    job: Job, place: Place, folder: pathlib.Path | None = None) -> Part:
+  """Rows and curves of one place, from weights whose hash is checked again.
+
+  `folder` is where factors may be set aside for a while.
+  """
   before, after = (
       functools.partial(load, checkpoint, place, digest.tensors[place.name])
       for checkpoint, digest in zip(
@@ -59,7 +64,8 @@ def measure(job: Job, place: Place) -> Part:
   settings = {k: v for k, v in job.settings.items() if k != 'select'}
   rows, curves = rotation.compare_in_turn(
       path, before, after, module=place.module,
-      shape=tensor.shape_of(job.before, place.name, place.index), **settings)
+      shape=tensor.shape_of(job.before, place.name, place.index), folder=folder,
+      **settings)
   return [_placed(row, place, job.before.kind) for row in rows], curves
 
 

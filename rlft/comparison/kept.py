@@ -58,7 +58,7 @@ def run(job: Job, folder: pathlib.Path) -> dict[str, Any]:
   bar = progress.track(left, name='compare', total=len(paths),
                        start=len(paths) - len(left))
   for i in bar:
-    _write_part(paths[i], jobs.measure(job, job.places[i]))
+    _write_part(paths[i], jobs.measure(job, job.places[i], parts))
   table = jobs.table(job, [row for path in paths for row in _part(path)[0]])
   _warn(table)
   _write_curves(folder / 'rotation.npz', job, paths)

@@ -45,10 +45,11 @@ def attend(
   h, columns = value.shape[1:3]
   # Products of plain matrices, heads first: nothing is laid out anew but the
   # query and the result, which are small where there is a cache.
-  rows = query.reshape(b, t, h, g // h, e).transpose(0, 2, 3, 1, 4)
-  scores = jnp.matmul(rows.reshape(b, h, -1, e), key) / e**0.5
+  rows = (query / e**0.5).reshape(b, t, h, g // h, e).transpose(0, 2, 3, 1, 4)
+  scores = jnp.matmul(rows.reshape(b, h, -1, e), key)
   scores = scores.reshape(b, h, g // h, t, columns).astype(jnp.float32)
-  scores = jnp.where(mask[:, None, None], scores, MASKED)
+  # Added, so that the backward pass has nothing to select.
+  scores = scores + jnp.where(mask, 0, MASKED)[:, None, None]
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   mixed = jnp.matmul(weights.reshape(b, h, -1, columns), value)
   mixed = mixed.reshape(b, h, g // h, t, e).transpose(0, 3, 1, 2, 4)

@@ -36,15 +36,39 @@ def of_tokens(
 
   def score(part):
     states, chosen = part
-    logits = head(states).astype(jnp.float32) / temperature
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    picked = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
-    return picked, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    return _scored(head(states).astype(jnp.float32) / temperature, chosen)
 
   parts = _in_chunks(score, head, elements, (flat, targets))
   rows = (p.reshape(b, t - 1) for p in parts)
   log_p, entropy = (jnp.pad(r, ((0, 0), (1, 0))) for r in rows)
   return log_p, entropy
+
+
+@jax.custom_vjp
+def _scored(
+    logits: Float[Array, 'N V'], chosen: Int[Array, 'N'],
+) -> tuple[Float[Array, 'N'], Float[Array, 'N']]:
+  """log p of the chosen ones, and the entropy; the gradient in one pass."""
+  return _score(logits, chosen)[0]
+
+
+def _score(logits, chosen):
+  log_p = jax.nn.log_softmax(logits, axis=-1)
+  picked = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
+  entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+  return (picked, entropy), (log_p, chosen, entropy)
+
+
+def _score_back(kept, changes):
+  # d picked / d logit = 1[chosen] - p;  d entropy / d logit = -p (log p + H)
+  log_p, chosen, entropy = kept
+  by_picked, by_entropy = (x[:, None] for x in changes)
+  here = jnp.arange(log_p.shape[-1])[None] == chosen[:, None]
+  spread = by_picked + by_entropy * (log_p + entropy[:, None])
+  return jnp.where(here, by_picked, 0.0) - jnp.exp(log_p) * spread, None
+
+
+_scored.defvjp(_score, _score_back)
 
 
 def divergence(

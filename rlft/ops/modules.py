@@ -1,10 +1,42 @@
 """Flax modules that model families share."""
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(
+    x: Float[Array, '*B M'], kernel: Float[Array, 'M N'], result: Any = None,
+) -> Float[Array, '*B N']:
+  """x @ kernel, added up and returned in the dtype `result`.
+
+  Its gradient by the kernel is made as the kernel lies; JAX's own comes turned
+  round, and turning it costs a tenth of a step on CPUs.
+  """
+  return jnp.matmul(x, kernel, preferred_element_type=result)
+
+
+def _forward(x, kernel, result):
+  return product(x, kernel, result), (x, kernel)
+
+
+def _backward(result, kept, dy):
+  x, kernel = kept
+  dot = functools.partial(
+      jax.lax.dot_general, preferred_element_type=result)
+  dx = dot(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ())))
+  if jax.default_backend() == 'cpu':  # which else turns x round, too
+    x, dy = (y.reshape(-1, y.shape[-1]) for y in (x, dy))
+  rows = tuple(range(x.ndim - 1))
+  dw = dot(x, dy, ((rows, rows), ((), ())))
+  return dx.astype(x.dtype), dw.astype(kernel.dtype)
+
+
+product.defvjp(_forward, _backward)
 
 
 class Dense(nn.Module):
@@ -19,13 +51,11 @@ class Dense(nn.Module):
   def __call__(self, x: Array) -> Array:
     init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
     kernel = self.param('kernel', init, (x.shape[-1], self.features))
-    y = jnp.matmul(x, kernel.astype(self.dtype),
-                   preferred_element_type=self.result)
+    y = product(x, kernel.astype(self.dtype), self.result)
     if self.has_variable('lora', 'a'):  # see adapters/lora.py
       a, b = (self.get_variable('lora', name).astype(self.dtype)
               for name in 'ab')
-      y = y + jnp.matmul(jnp.matmul(x, a), b,
-                         preferred_element_type=self.result)
+      y = y + product(product(x, a), b, self.result)
     if not self.bias:
       return y
     bias = self.param('bias', nn.initializers.zeros, (self.features,))

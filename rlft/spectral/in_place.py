@@ -5,8 +5,11 @@ only exchanges the two sides of their factors. LAPACK, which wants columns,
 finds in a lying matrix its transpose: a tall one, which is faster, and what
 `svd.decompose` makes of it too, so that the factors are the same to the bit.
 """
+import contextlib
 import gc
-from collections.abc import Callable
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -19,10 +22,12 @@ from rlft.spectral import svd
 Load = Callable[[], Shaped[Any, 'L M N']]  # a stack anew at every call
 ALIGNED = 64  # bytes: JAX takes over such an array as it is
 COLUMNS = 1024  # multiplied at a time, or more
+LARGE = 2**27  # bytes of a stack whose factors are worth a file
+LONG = 3  # lengths over widths from which LAPACK needs little beside a matrix
 SCALED = 1e-11, 1e11  # LAPACK scales a matrix whose largest entry is not within
 
 
-def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, 'L M N']:
+def empty(shape: tuple[int, ...]) -> Float32[np.ndarray, '...']:
   """An array that `on_device` need not copy."""
   gc.collect(0)  # when JAX lets go of such arrays that it had
   size = 4 * int(np.prod(shape))
@@ -88,6 +93,44 @@ def decompose(
       for place in places:
         place[...] = np.nan
   return svd.SVD(on_device(left), on_device(s), on_device(w))
+
+
+@contextlib.contextmanager
+def set_aside(
+    factors: svd.SVD, folder: pathlib.Path | None = None,
+) -> Iterator[Callable[[], svd.SVD]]:
+  """Inside, gives the factors of a lying stack whenever they are wanted.
+
+  Large ones that are not long lie in a file without a name in `folder`, so that
+  they take no memory while others are made: two of the eight squares that
+  would be held then. ValueError where it cannot be written.
+  """
+  rank, long = factors.vt.shape[-2:]
+  if (jax.default_backend() != 'cpu' or factors.vt.nbytes < LARGE
+      or long >= LONG * rank):
+    yield lambda: factors
+    return
+  with contextlib.ExitStack() as stack:
+    try:
+      file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+      for array in map(np.asarray, factors):
+        array.tofile(file)
+    except OSError as error:
+      raise ValueError(
+          f'cannot set factors aside in {folder or tempfile.gettempdir()} '
+          f'({error.strerror}): make room, or choose another place') from error
+    shapes = [x.shape for x in factors]
+    del array, factors
+
+    def load() -> svd.SVD:
+      file.seek(0)
+      found = [empty(shape) for shape in shapes]
+      for place in found:
+        if file.readinto(place.reshape(-1).view(np.uint8)) != place.nbytes:
+          raise RuntimeError('factors that were set aside cannot be read')
+      return svd.SVD(*map(on_device, found))
+
+    yield load
 
 
 def _divide(

@@ -4,6 +4,7 @@ Every matrix is measured by itself, with keys of its own, so that a stack is a
 loop over its layers, and a part of it on another device gives the same numbers.
 """
 import functools
+import pathlib
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -97,13 +98,14 @@ def measure(
 
 def in_turn(
     before: in_place.Load, after: in_place.Load, keys: Key[Array, 'L D'], *,
-    fractions: tuple[svd.Fraction, ...],
+    fractions: tuple[svd.Fraction, ...], folder: pathlib.Path | None = None,
 ) -> tuple[Measured, int]:
   """`measure` on the host and in little memory, and the bits it took.
 
   One program per step instead of one in all; every matrix lies (`in_place`)
   and is decomposed in its own memory, beside nothing but the factors of
-  `before`. Either stack is loaded anew whenever it is wanted: who loads keeps
+  `before`, and where those are large (`in_place.set_aside`, in `folder`) not
+  even them. Either stack is loaded anew whenever it is wanted: who loads keeps
   none.
   """
   weights = functools.partial(in_place.lying, before)
@@ -111,9 +113,10 @@ def in_turn(
   norm = np.asarray(_norms(in_place.on_device(weights())))
   old = in_place.decompose(weights(), weights)
   shape = np.shape(before())
-  size = counts(old.s.shape[-1], fractions)
+  s = old.s
+  size = counts(s.shape[-1], fractions)
   storing = lambda: _storing(keys[:, 0], np.asarray(before()), bits, rounded)
-  groups = jax.block_until_ready(_groups(old.s, storing()))
+  groups = jax.block_until_ready(_groups(s, storing()))
   heavy = np.packbits(principal.mask(old, size[0]), axis=-1)
 
   def beside(
@@ -121,7 +124,7 @@ def in_turn(
   ) -> Comparison:
     """Of a change, which is made again only where LAPACK gives up."""
     made = change()
-    found = comparison.spread(old, made, size[0])
+    found = comparison.spread(kept(), made, size[0])
     large = jax.device_put(np.unpackbits(
         heavy, axis=-1, count=made.shape[-1]).view(bool))
     found |= comparison.placed(made, large)
@@ -131,21 +134,23 @@ def in_turn(
     del made
     new = in_place.decompose(total, lambda: sum_(change()))
     del total
-    found |= comparison.factored(old, new, groups, size)
+    found |= comparison.factored(kept(), new, groups, size)
     return jax.device_get(Comparison(**found))
 
   update = lambda: in_place.on_device(in_place.difference(after, before))
-  real = beside(update, lambda _: in_place.lying(after))
-  like = jax.block_until_ready(nulls.size(update()))
   add = functools.partial(_sum, before)
-  floor = beside(storing, add)
-  draws = [
-      beside(lambda i=i: _gaussian(keys[:, i], like, shape[1:]), add)
-      for i in range(1, keys.shape[1])]
+  with in_place.set_aside(old, folder) as kept:
+    del old
+    real = beside(update, lambda _: in_place.lying(after))
+    like = jax.block_until_ready(nulls.size(update()))
+    floor = beside(storing, add)
+    draws = [
+        beside(lambda i=i: _gaussian(keys[:, i], like, shape[1:]), add)
+        for i in range(1, keys.shape[1])]
   return Measured(
       real=real, floor=floor, cross=None,
       null=jax.tree.map(lambda *x: np.stack(x, axis=1), *draws),
-      values_before=np.asarray(old.s), weight_norm=norm,
+      values_before=np.asarray(s), weight_norm=norm,
       groups=np.asarray(groups), published=None), bits
 
 

@@ -135,3 +135,27 @@ def test_logits_of_a_coarse_head_are_normalised_in_float32():
   want = np.take_along_axis(
       logits, np.asarray(TOKENS)[:, 1:, None], -1)[..., 0] - norm
   np.testing.assert_allclose(log_p[:, 1:], want, atol=1e-3)
+
+
+@pytest.mark.parametrize('elements', [10**6, 5 * V])
+def test_gradients_of_scores_and_entropies_are_those_of_the_table(elements):
+  weights, others = normal(B, T), normal(B, T)
+
+  def ours(hidden, kernel):
+    log_p, entropy = score(
+        hidden, kernel, elements=elements, temperature=1.5)
+    return jnp.sum(weights * log_p) + jnp.sum(others * entropy)
+
+  def plain(hidden, kernel):
+    logits = hidden[:, :-1] @ kernel / 1.5
+    log_p = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    chosen = jnp.sum(
+        jax.nn.one_hot(TOKENS[:, 1:], V) * log_p, axis=-1)
+    return (jnp.sum(weights[:, 1:] * chosen)
+            + jnp.sum(others[:, 1:] * entropy))
+
+  for one, other in zip(*(
+      jax.grad(f, argnums=(0, 1))(HIDDEN, KERNEL) for f in (ours, plain)),
+      strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
