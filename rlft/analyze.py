@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from rlft import binding, parts, tokenizer, weights
-from rlft.training import metrics, progress
+from rlft.training import metrics, multihost, progress
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
@@ -33,6 +33,8 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
   table = parts.bind('analyses', 'analyse', **section)(
       params, before='before', after='after', stored=stored)
   curves = table.pop('curves')
+  if not multihost.leads():
+    return
   temporary = run_dir / f'{name}.tmp.npz'
   np.savez_compressed(temporary, **curves)
   temporary.replace(run_dir / f'{name}.npz')
@@ -47,8 +49,8 @@ def sweep(config, path: Path, edits) -> None:
   _, model = binding.build_model(config.model, words)
   evaluations = binding.build_evaluations(config, model, words)
   metrics.truncate(path, 0)
-  done = {
-      r['edit'] for r in (metrics.read(path) if path.exists() else ())}
+  done = {r['edit'] for r in multihost.told(
+      lambda: metrics.read(path) if path.exists() else [])}
   total = len(config.analysis.sweep)
   for edit in progress.track(edits, name=path.parent.name, total=total):
     if edit.label in done:

@@ -18,6 +18,7 @@ import orbax.checkpoint
 import rlft
 from rlft import config as door
 from rlft.ops import attention
+from rlft.training import multihost
 
 LOCK, COMMAND, GIT, MACHINE = '.lock', 'command.txt', 'git.txt', 'machine.txt'
 RECORDS = (LOCK, 'config.json', COMMAND, GIT, MACHINE)
@@ -36,14 +37,14 @@ def claim(run_dir: Path) -> Iterator[None]:
   made, fresh = prepare(run_dir)
   with (run_dir / LOCK).open('a') as file:
     # of several processes of one run the first answers for all
-    if jax.process_index() == 0 and not lock(file):
+    if multihost.leads() and not lock(file):
       raise ValueError(
           f'another process is at work in {run_dir}: wait for it, or choose '
           'another --run_dir')
     try:
       yield
     except ValueError:
-      if fresh:
+      if fresh and multihost.leads():
         forget(run_dir, made)
       raise
 
@@ -90,6 +91,8 @@ def forget(run_dir: Path, made: list[Path]) -> None:
 def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
   """Writes the resolved config; ValueError when another one is there."""
   text = door.to_json(config)
+  if not multihost.leads():
+    return
   if path.exists() and path.read_text() != text:
     raise ValueError(
         f'{path} is of another config: take a new run directory, or the '
@@ -102,6 +105,8 @@ def explain(run_dir: Path, command: str) -> None:
 
   git.txt and machine.txt grow only when what they say has changed since.
   """
+  if not multihost.leads():
+    return
   path = run_dir / COMMAND
   if path.exists():
     now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')

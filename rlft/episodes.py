@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 
 from rlft import decoding as rules
 from rlft import policy, pulse
+from rlft.ops import sharding
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
 
@@ -89,9 +90,10 @@ def completer(
 
   @jax.jit
   def sample(params, prompts, keys):
-    return policy.sample(
+    prompts, keys = sharding.rows((prompts, keys))
+    return sharding.everywhere(policy.sample(
         model, params, prompts, keys, max_new_tokens=max_new_tokens,
-        stops=stops, pad=pad, temperature=temperature, rule=rule)
+        stops=stops, pad=pad, temperature=temperature, rule=rule))
 
   def complete(params, contexts, keys):
     widths = [width_of(len(context)) for context in contexts]

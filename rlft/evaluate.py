@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlft import envs, episodes, policy
-from rlft.ops import intervals, log_probs, masked
+from rlft.ops import intervals, log_probs, masked, sharding
 from rlft.tokenizer import Tokenizer
-from rlft.training import metrics
+from rlft.training import metrics, multihost
 from rlft.types import Task
 
 
@@ -143,9 +143,11 @@ def scorer(model: Any) -> Callable:
 
   @jax.jit
   def score(params, tokens, mask, number):
+    tokens, mask, number = sharding.rows((tokens, mask, number))
     out = policy.forward(model, params, tokens).log_probs
-    return (masked.total(out, mask), mask.sum(),
-            masked.total(out, number), number.sum())
+    return sharding.everywhere((
+        masked.total(out, mask), mask.sum(),
+        masked.total(out, number), number.sum()))
 
   return score
 
@@ -156,12 +158,14 @@ def comparer(model: Any) -> Callable:
 
   @jax.jit
   def score(params, base, tokens, mask):
+    tokens, mask = sharding.rows((tokens, mask))
+
     def read(p):
       variables = {'params': p['policy']}
       hidden, _ = model.apply(variables, tokens)
       return lambda h: model.apply(variables, h, method='head'), hidden
     exact = log_probs.divergence(*read(params), *read(base))
-    return masked.total(exact, mask), mask.sum()
+    return sharding.everywhere((masked.total(exact, mask), mask.sum()))
 
   return score
 
@@ -239,9 +243,8 @@ def record(
 ) -> dict[str, dict]:
   """Runs what evals.jsonl lacks at this step; appends rows and samples."""
   log = run_dir / 'evals.jsonl'
-  rows = {
-      r['eval']: r for r in (metrics.read(log) if log.exists() else ())
-      if r['step'] == step}
+  rows = {r['eval']: r for r in multihost.told(
+      lambda: metrics.read(log) if log.exists() else []) if r['step'] == step}
   path = run_dir / 'samples' / f'{step:06d}.jsonl'
   path.parent.mkdir(parents=True, exist_ok=True)
   for evaluation in evaluations:
@@ -250,10 +253,11 @@ def record(
     if evaluation.steps and step not in evaluation.steps:
       continue
     row, some = evaluation.run(params)
-    others = [
-        s for s in (metrics.read(path) if path.exists() else ())
-        if s['eval'] != evaluation.name]
-    path.write_text(''.join(json.dumps(s) + '\n' for s in others + some))
+    if multihost.leads():
+      others = [
+          s for s in (metrics.read(path) if path.exists() else ())
+          if s['eval'] != evaluation.name]
+      path.write_text(''.join(json.dumps(s) + '\n' for s in others + some))
     rows[evaluation.name] = row
     metrics.append(log, {'step': step, **row})
   return rows

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 from rlft import arguments
@@ -43,6 +44,7 @@ or RUN_DIR@STEP or asset:NAME. A config may start from init='hf:HF_DIR'.
 COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'import', 'export',
             'report')
 MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
+TOGETHER = 0, 42  # exit codes that all processes of a run end with
 WHOLE = ('heal', 'import', 'export')  # what they write, they write whole
 
 
@@ -52,6 +54,37 @@ def main(argv: list[str] | None = None) -> int:
   if not argv or {'-h', '--help'} & set(argv):
     print(USAGE)
     return 0
+  if argv[0] == 'run' and os.environ.get('RLFT_COORDINATOR'):
+    return one_of_several(argv)
+  return command(argv)
+
+
+def one_of_several(argv: list[str]) -> int:
+  """`command` in a process of several, which end with it if it fails.
+
+  Left to itself a process that fails would wait for the others before it ends,
+  and they for it.
+  """
+  code, failed = 41, 'has failed'
+  try:
+    from rlft.training import multihost
+    multihost.join()
+    code = command(argv)
+  except ValueError as error:
+    code, failed = 2, str(error)
+  except BaseException:
+    traceback.print_exc()
+  if code not in TOGETHER:
+    print(f'rlft: this process {failed}: exit code {code}',
+          file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  return code
+
+
+def command(argv: list[str]) -> int:
+  """One command."""
   try:
     if argv[0] not in COMMANDS:
       raise ValueError(f'no command {argv[0]}; known: {", ".join(COMMANDS)}')

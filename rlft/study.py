@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 
 from rlft import analyze, check, directory, report, train
-from rlft.training import metrics, progress
+from rlft.training import metrics, multihost, progress
 
 
 def stage(
@@ -68,7 +68,8 @@ def speeds(study_dir: Path, names: list[str]) -> str:
 
 def finish(study_dir: Path, done: dict) -> Path:
   """Writes the report; it is no stage, so it is the same however often."""
-  page = report.write(study_dir)
+  page = (report.write(study_dir) if multihost.leads()
+          else study_dir / 'report.html')
   progress.say(speeds(
       study_dir, [n for n, row in done.items() if row['role'] == 'sft']))
   return page
@@ -131,19 +132,22 @@ def peak_is_base(
 
 def best_ood(run_dir: Path) -> int:
   """The step with the highest OOD success, step 0 included; first of ties."""
-  rows = [r for r in metrics.read(run_dir / 'evals.jsonl')
-          if r['eval'] == 'ood']
+  rows = [r for r in multihost.told(
+      lambda: metrics.read(run_dir / 'evals.jsonl')) if r['eval'] == 'ood']
   return max(rows, key=lambda r: (r['success'], -r['step']))['step']
 
 
 def read_stages(study_dir: Path) -> list[dict]:
   """What was run so far."""
   path = study_dir / 'stages.json'
-  return json.loads(path.read_text()) if path.exists() else []
+  return multihost.told(
+      lambda: json.loads(path.read_text()) if path.exists() else [])
 
 
 def write_stages(study_dir: Path, rows: list[dict]) -> None:
   """Replaces stages.json in one step."""
+  if not multihost.leads():
+    return
   temporary = study_dir / 'stages.json.tmp'
   temporary.write_text(json.dumps(rows, indent=1) + '\n')
   temporary.replace(study_dir / 'stages.json')

@@ -6,23 +6,35 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+import rlft
 from rlft import binding, evaluate, observe, pulse, startup
 from rlft.adapters import lora
 from rlft.binding import Job
-from rlft.ops import alarms
+from rlft.ops import alarms, sharding, trees
 from rlft.training import (
     checkpoint,
     metrics,
+    multihost,
     preemption,
     progress,
     seal,
     steps,
+    watchdog,
 )
 from rlft.types import TrainState
 
 
 def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
-  """Trains to `num_steps`, from the newest checkpoint if there is one."""
+  """Trains to `num_steps`, from the newest checkpoint if there is one.
+
+  On all devices of `mesh`, where every array is whole but rows of batches.
+  """
+  with sharding.over(sharding.make(**config.mesh)):
+    return train(config, run_dir)
+
+
+def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
+  """`run`, on whatever devices there are."""
   job = binding.build(config)
   if not seal.steps(run_dir) and config.num_steps and job.online:
     begin(job, config.model.get('dtype', 'float32'))
@@ -33,8 +45,9 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
     if found is not None:
       state, source_state = found
       progress.say(f'{run_dir}: going on from step {int(state.step)}')
-    with preemption.heeded():
-      return loop(config, run_dir, job, manager, state, source_state)
+    with preemption.heeded(), watchdog.watching() as settled:
+      return loop(
+          config, run_dir, job, manager, state, source_state, settled)
 
 
 def begin(job: Job, dtype: str) -> None:
@@ -63,7 +76,20 @@ def starting_policy(job: Job, manager) -> Any:
   return jax.tree.map(jnp.copy, lora.merge(job.state.params)['policy'])
 
 
-def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
+def agree(config, state: TrainState, source_state: Any) -> None:
+  """Disagreement unless all processes are about to do the same."""
+  if jax.process_count() > 1:
+    multihost.agree(dict(
+        config=config.to_json(), code=multihost.code_version(),
+        versions=[jax.__version__, rlft.__version__],
+        mesh=str(sharding.size()), step=int(state.step),
+        data=jax.device_get(source_state),
+        parameters=trees.fingerprint(state.params)))
+
+
+def loop(
+    config, run_dir, job, manager, state, source_state, settled,
+) -> TrainState:
   """source.next, update, analyse, log, evaluate, save.
 
   A signal ends it at the next beat, when the state is that of a whole step: it
@@ -87,6 +113,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       checkpoint.save(manager, state, source_state, meta)
 
   try:
+    agree(config, state, source_state)
     settle(start)
     clock, tokens, fruitless, seen = metrics.Clock(), 0, 0, {}
     span = range(start, config.num_steps)
@@ -105,6 +132,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       analysed = analyse(step + 1, state.params, clock)
       if analysed or (step + 1) % config.log.every == 0 or step == 0:
         seen = jax.device_get(seen)
+        agree(config, state, source_state)
         clock.lap('update')
         spent = clock.flush()
         busy = spent['experience_seconds'] + spent['update_seconds']
@@ -115,8 +143,10 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       clock.lap('update')
       settle(step + 1)
       clock.lap('settle')
+      settled()
   except preemption.Preempted:
     checkpoint.save(manager, state, source_state, meta)
     raise
-  writer.board.close()
+  if writer.board:
+    writer.board.close()
   return state

@@ -8,6 +8,7 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_num_cpu_devices', 8)
@@ -15,3 +16,10 @@ jax.config.update('jax_num_cpu_devices', 8)
 hypothesis.settings.register_profile(
     'repeatable', derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """A run in a test takes one of the eight devices, as on a laptop."""
+  from rlft.ops import sharding
+  monkeypatch.setattr(sharding, 'devices', lambda: jax.devices()[:1])

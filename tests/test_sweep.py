@@ -1,6 +1,8 @@
 """launch/sweep.py: one command per point, each a run that can be typed."""
 import importlib.util
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,15 @@ def test_one_command_per_start_and_each_can_be_parsed():
 def test_a_config_without_a_sweep_is_refused():
   with pytest.raises(ValueError, match='has no sweep'):
     sweep().commands(str(ROOT / 'configs/general_points/rl.py'), 'runs/x')
+
+
+def test_the_script_prints_what_it_is_asked_for_or_says_what_is_wrong():
+  typed = lambda *words: subprocess.run(
+      [sys.executable, 'launch/sweep.py', *words], cwd=ROOT,
+      capture_output=True, text=True, check=False)
+  done = typed(f'--config={STARTS}:smoke', '--run_dir=runs/x')
+  assert done.returncode == 0
+  assert done.stdout.splitlines() == sweep().commands(
+      f'{STARTS}:smoke', 'runs/x')
+  done = typed('--config=missing.py')
+  assert done.returncode == 1 and done.stderr.startswith('sweep: ')

@@ -12,7 +12,7 @@ from rlft import episodes, policy
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
-from rlft.ops import alarms, spans
+from rlft.ops import alarms, sharding, spans
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Rollout, Source
 
@@ -85,9 +85,10 @@ def scorer(model: Any, temperature: float) -> Callable:
 
   @jax.jit
   def score(params, ref_params, tokens):
+    tokens = sharding.rows(tokens, 'a rollout')
     out = forward(params, tokens)
     ref = forward({'policy': ref_params['policy']}, tokens)
-    return out.log_probs, ref.log_probs, out.values
+    return sharding.everywhere((out.log_probs, ref.log_probs, out.values))
 
   return score
 

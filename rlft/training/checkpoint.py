@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from rlft.ops import alarms, trees
-from rlft.training import progress, seal
+from rlft.training import multihost, progress, seal
 from rlft.types import TrainState
 
 RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
@@ -101,8 +101,10 @@ def _set_aside(folder: Path) -> str:
   name, n = folder.with_name(f'{folder.name}.corrupt'), 1
   while name.exists():
     name, n = folder.with_name(f'{folder.name}.corrupt{n}'), n + 1
-  if jax.process_index() == 0:
+  multihost.meet(f'about to set {folder} aside')  # all have read it
+  if multihost.leads():
     folder.rename(name)
+  multihost.meet(f'{folder} is set aside')
   return name.name
 
 

@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import tensorboardX
 
+from rlft.training import multihost
+
 COMPILE = '/jax/core/compile/backend_compile_duration'
 
 
 class Writer(NamedTuple):
-  """Where a run's numbers go."""
+  """Where a run's numbers go; of several processes the first one's."""
   path: Path
-  board: tensorboardX.SummaryWriter
+  board: tensorboardX.SummaryWriter | None
 
 
 def open_writer(run_dir: Path, step: int) -> Writer:
@@ -23,13 +25,14 @@ def open_writer(run_dir: Path, step: int) -> Writer:
   path = run_dir / 'metrics.jsonl'
   truncate(path, step)
   board = tensorboardX.SummaryWriter(
-      str(run_dir / 'tensorboard'), purge_step=step + 1)
+      str(run_dir / 'tensorboard'), purge_step=step + 1
+  ) if multihost.leads() else None
   return Writer(path, board)
 
 
 def truncate(path: Path, step: int) -> None:
   """Drops rows beyond `step` and a last line that was cut in the middle."""
-  if not path.exists():
+  if not multihost.leads() or not path.exists():
     return
   kept = [row for row in read(path) if row['step'] <= step]
   temporary = path.with_suffix('.tmp')
@@ -59,13 +62,15 @@ def write(writer: Writer, step: int, metrics: Mapping[str, Any]) -> dict:
   row = {'step': step, **plain(metrics)}
   append(writer.path, row)
   for name, value in row.items():
-    if name != 'step' and value is not None:
+    if writer.board and name != 'step' and value is not None:
       writer.board.add_scalar(name, value, step)
   return row
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-  """One row at the end of a JSONL file."""
+  """One row at the end of a JSONL file, by the first process."""
+  if not multihost.leads():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   with path.open('a') as file:
     file.write(json.dumps(row) + '\n')

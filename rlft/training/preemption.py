@@ -2,16 +2,23 @@
 
 SIGTERM is how clouds and schedulers announce it, SIGINT is Ctrl-C. Either is
 heeded at the next beat, where the loop saves and ends with exit code 42, the
-only one that asks to be started again. A second signal ends at once.
+only one that asks to be started again. A second signal ends at once. Of several
+processes one signal to any of them is enough: they agree on a beat.
 """
 import contextlib
+import itertools
+import os
 import signal
 import threading
 from collections.abc import Iterator
 
+import jax
+from jax.experimental import multihost_utils
+
 from rlft import pulse
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ticks = itertools.count()  # every process counts the same ones
 
 
 class Preempted(KeyboardInterrupt):
@@ -27,6 +34,10 @@ def heeded() -> Iterator[None]:
   """
   if threading.current_thread() is not threading.main_thread():
     yield
+    return
+  if jax.process_count() > 1:
+    with _together():
+      yield
     return
   asked = []
 
@@ -53,3 +64,26 @@ def heeded() -> Iterator[None]:
       yield
   finally:
     restore()
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+  """The same for all processes, by the service that JAX has for it.
+
+  That hears SIGTERM itself, and no handler may be put in its place.
+  """
+  def heed():
+    if multihost_utils.reached_preemption_sync_point(next(_ticks)):
+      raise Preempted('ended by a signal to one of the processes, and saved')
+
+  before = signal.getsignal(signal.SIGINT)
+  pass_on = before not in (None, signal.SIG_IGN)
+  if pass_on:
+    signal.signal(
+        signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+  try:
+    with pulse.listening(heed):
+      yield
+  finally:
+    if pass_on:
+      signal.signal(signal.SIGINT, before)

@@ -6,6 +6,8 @@ from typing import Any
 
 import tqdm
 
+from rlft.training import multihost
+
 EVERY = 10.0  # seconds between plain lines
 
 
@@ -28,6 +30,8 @@ def track(items: Iterable, *, name: str, total: int, start: int = 0
 
 
 def say(line: str) -> None:
-  """One line to the person who waits, clear of any bar."""
+  """One line to the person who waits, clear of any bar, from one process."""
+  if not multihost.leads():
+    return
   tqdm.tqdm.write(line, file=sys.stderr)
   sys.stderr.flush()

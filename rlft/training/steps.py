@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from rlft.ops import trees
+from rlft.ops import sharding, trees
 from rlft.types import Metrics, TrainState
 
 STREAMS = {'init': 0, 'data': 1, 'rollout': 2, 'shuffle': 3}
@@ -27,12 +27,13 @@ def descend(
   is not finite nothing is changed, and the metric `skipped` is 1.
   """
   trained = trees.trained(state.params)
+  batch = sharding.rows(batch, 'a batch')
 
   def objective(trained):
     return loss(forward({**state.params, **trained}, batch.tokens), batch)
 
-  (value, metrics), grads = jax.value_and_grad(
-      objective, has_aux=True)(trained)
+  (value, metrics), grads = sharding.everywhere(jax.value_and_grad(
+      objective, has_aux=True)(trained))
   norm = optax.tree.norm(grads)
   sound = jnp.isfinite(value) & jnp.isfinite(norm)
   changes, opt_state = tx.update(grads, state.opt_state, trained)
