@@ -8,7 +8,8 @@ CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	-c $(CONSTRAINTS)
 
-.PHONY: demo test lint smoke bench parity parity-full clean
+.PHONY: demo test lint smoke bench parity parity-full faults faults-full \
+	clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py \
@@ -35,6 +36,15 @@ parity: $(VENV)/.compared
 
 parity-full: export PARITY_DRAWS = 50
 parity-full: parity
+
+# runs that are killed, signalled, hung and made to differ, in processes of
+# their own
+faults: $(VENV)/.tested
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -x --durations=0 \
+		-o python_files='drill_*.py' tests/faults
+
+faults-full: export FAULTS_KILLS = 30
+faults-full: faults
 
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring

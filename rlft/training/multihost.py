@@ -20,9 +20,9 @@ from jax.experimental import multihost_utils
 
 COORDINATOR, COUNT, INDEX = (
     'RLFT_COORDINATOR', 'RLFT_NUM_PROCESSES', 'RLFT_PROCESS_ID')
-HEARTBEAT = 'RLFT_HEARTBEAT_SECONDS'
+HEARTBEAT, JOIN = 'RLFT_HEARTBEAT_SECONDS', 'RLFT_JOIN_SECONDS'
 AUTO = 'auto'  # the coordinator that a cluster knows by itself
-START_SECONDS, SHUTDOWN_SECONDS = 600, 60
+SHUTDOWN_SECONDS = 60
 
 
 class Disagreement(RuntimeError):
@@ -40,14 +40,13 @@ def join() -> bool:
   where = os.environ.get(COORDINATOR, '')
   if not where:
     return False
-  threading.excepthook = _fail
-  seconds = number(HEARTBEAT, 100)
   times = dict(
-      heartbeat_timeout_seconds=seconds,
-      initialization_timeout=START_SECONDS,
+      heartbeat_timeout_seconds=number(HEARTBEAT, 100),
+      initialization_timeout=number(JOIN, 600),
       shutdown_timeout_seconds=SHUTDOWN_SECONDS)
   if where == AUTO:
     jax.distributed.initialize(**times)
+    threading.excepthook = _fail
     return True
   count, index = number(COUNT), number(INDEX)
   if not 0 <= index < count:
@@ -56,6 +55,7 @@ def join() -> bool:
       where, num_processes=count, process_id=index,
       # by default it would listen on every network that the machine is in
       coordinator_bind_address=where if index == 0 else None, **times)
+  threading.excepthook = _fail
   return True
 
 

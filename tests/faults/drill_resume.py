@@ -1,0 +1,99 @@
+"""A run that is killed and resumed ends as one that was left alone."""
+import os
+import random
+
+import pytest
+
+from tests.faults import drill
+
+KILLS = int(os.environ.get('FAULTS_KILLS', '5'))
+KINDS = {'sft': ('sft', 1), 'rl': ('rl', 1), 'sft-2': ('sft', 2),
+         'rl-2': ('rl', 2)}
+
+
+@pytest.fixture(scope='session')
+def whole(tmp_path_factory):
+  """Kind -> a run of two devices that nothing befell, and its seconds."""
+  made = {}
+
+  def run(variant):
+    if variant not in made:
+      run_dir = tmp_path_factory.mktemp('whole') / variant
+      drill.run(variant, run_dir.with_name('first'), devices=2)  # compiles
+      done = drill.run(variant, run_dir, devices=2)
+      assert done.code == 0, done.said
+      made[variant] = run_dir, done.seconds
+    return made[variant]
+
+  return run
+
+
+def layout(processes):
+  """The same two devices, of one process or of two."""
+  return dict(processes=processes, devices=2 // processes)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_killed_again_and_again_at_random_moments(whole, tmp_path, kind):
+  variant, processes = KINDS[kind]
+  wanted, seconds = whole(variant)
+  rng = random.Random(f'{kind} {os.environ.get("FAULTS_SEED", 0)}')
+  run_dir = tmp_path / kind
+  killed = 0
+  while killed < KILLS:
+    process = drill.begin(variant, run_dir, **layout(processes))
+    try:
+      process.wait(rng.uniform(.3, 1.1) * seconds)
+      assert process.returncode == 0, process.stdout.read()
+      process.communicate()
+      break
+    except drill.subprocess.TimeoutExpired:
+      drill.kill(process)
+      killed += 1
+  done = drill.run(variant, run_dir, **layout(processes))
+  assert done.code == 0, done.said
+  drill.same(run_dir, wanted)
+
+
+@pytest.mark.parametrize('variant, where', [
+    ('sft', 'soon:update:7'), ('rl', 'soon:rollout:20'),
+    ('rl', 'soon:evaluation:2'), ('sft', 'soon:save:4'),
+    ('rl', 'killed:save:3')])
+@pytest.mark.parametrize('processes', [1, 2])
+def test_killed_in_the_middle_of(whole, tmp_path, variant, where, processes):
+  wanted, _ = whole(variant)
+  run_dir = tmp_path / 'run'
+  done = drill.run(variant, run_dir, struck=where, **layout(processes))
+  assert done.code == 137 if processes == 2 else -9, done.said
+  done = drill.run(variant, run_dir, **layout(processes))
+  assert done.code == 0, done.said
+  drill.same(run_dir, wanted)
+
+
+@pytest.mark.parametrize('variant', ['sft', 'rl'])
+def test_two_processes_go_on_as_one(whole, tmp_path, variant):
+  wanted, _ = whole(variant)
+  run_dir = tmp_path / 'run'
+  done = drill.run(
+      variant, run_dir, struck='SIGTERM:update:3:1', **layout(2))
+  assert done.code == 42, done.said
+  done = drill.run(variant, run_dir, **layout(1))
+  assert done.code == 0, done.said
+  drill.same(run_dir, wanted)
+
+
+@pytest.mark.parametrize('variant, where', [
+    ('sft', 'update:5'), ('rl', 'rollout:30'), ('rl', 'evaluation:2')])
+@pytest.mark.parametrize('signal', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize('processes', [1, 2])
+def test_a_signal_to_any_saves_on_all(
+    whole, tmp_path, variant, where, signal, processes):
+  wanted, _ = whole(variant)
+  run_dir = tmp_path / 'run'
+  strike = f'{signal}:{where}:{processes - 1}'
+  done = drill.run(variant, run_dir, struck=strike, **layout(processes))
+  assert done.code == 42, done.said
+  assert done.after < 10
+  done = drill.run(variant, run_dir, **layout(processes))
+  assert done.code == 0, done.said
+  drill.same(run_dir, wanted)

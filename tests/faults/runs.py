@@ -1,0 +1,17 @@
+"""Configs of the drills: small, but with everything that a run does.
+
+`sft` and `rl`, with another word for something that one process has and the
+other has not: `seeded` (another seed).
+"""
+import ml_collections
+
+from tests import tiny
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  words = set(variant.split(','))
+  config = tiny.rl_config(8) if 'rl' in words else tiny.sft_config(24)
+  config.evaluate.every = 4
+  config.checkpoint.every = 1 if 'rl' in words else 3
+  config.seed = 1 if 'seeded' in words else 0
+  return config

@@ -1,0 +1,68 @@
+"""Rows over several devices: the same numbers, and errors that say what to do.
+"""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft import train
+from rlft.ops import sharding, trees
+from tests import tiny
+
+
+def over(monkeypatch, count):
+  monkeypatch.setattr(sharding, 'devices', lambda: jax.devices()[:count])
+
+
+def test_a_single_device_has_no_mesh_and_changes_nothing(monkeypatch):
+  over(monkeypatch, 1)
+  assert sharding.make(data=-1) is None and sharding.make(data=1) is None
+  x = jnp.arange(3.)
+  with sharding.over(None):
+    assert sharding.rows(x, 'a batch') is x and sharding.everywhere(x) is x
+
+
+@pytest.mark.parametrize('data, devices', [(-1, 4), (2, 2), (4, 4)])
+def test_rows_are_dealt_out_and_gathered(monkeypatch, data, devices):
+  over(monkeypatch, 4)
+  mesh = sharding.make(data=data)
+  assert mesh.size == devices
+  with sharding.over(mesh):
+    assert sharding.size() == devices
+    dealt = jax.jit(lambda x: sharding.rows(2 * x, 'a batch'))(jnp.arange(8.))
+    shards = [s.data.shape for s in dealt.addressable_shards]
+    assert shards == [(8 // devices,)] * devices
+    back = jax.jit(sharding.everywhere)(dealt)
+    assert back.is_fully_replicated
+    np.testing.assert_array_equal(back, 2 * np.arange(8.))
+
+
+@pytest.mark.parametrize('data', [0, 5, -2])
+def test_devices_that_there_are_not_are_refused(monkeypatch, data):
+  over(monkeypatch, 4)
+  with pytest.raises(ValueError, match='there are 4 devices'):
+    sharding.make(data=data)
+
+
+def test_rows_that_do_not_split_are_refused_where_it_matters(monkeypatch):
+  over(monkeypatch, 4)
+  with sharding.over(sharding.make()):
+    with pytest.raises(ValueError, match='6 rows of a batch do not split'):
+      jax.jit(lambda x: sharding.rows(x, 'a batch'))(jnp.arange(6.))
+    kept = jax.jit(lambda x: sharding.rows(x + 1))(jnp.arange(6.))
+    assert kept.is_fully_replicated
+
+
+@pytest.mark.parametrize('make', [tiny.sft_config, tiny.rl_config])
+def test_a_run_on_two_devices_is_the_run_on_one(monkeypatch, tmp_path, make):
+  ends = []
+  for count in (1, 2):
+    over(monkeypatch, count)
+    ends.append(train.run(make(2), tmp_path / str(count)))
+  one, two = (jax.device_get(state.params) for state in ends)
+  trees.same(one, two)
+  assert all(len(x.sharding.device_set) == 2
+             for x in jax.tree.leaves(ends[1].params))
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+      one, two)
