@@ -82,8 +82,8 @@ def agree(config, state: TrainState, source_state: Any) -> None:
     multihost.agree(dict(
         config=config.to_json(), code=multihost.code_version(),
         versions=[jax.__version__, rlft.__version__],
-        mesh=sharding.size(), processes=jax.process_count(), step=int(state.step),
-        data=jax.device_get(source_state),
+        mesh=sharding.size(), processes=jax.process_count(),
+        step=int(state.step), data=jax.device_get(source_state),
         parameters=trees.fingerprint(state.params)))
 
 

@@ -25,8 +25,8 @@ class Ended(NamedTuple):
 
 
 def command(
-    variant: str, run_dir: pathlib.Path, *, processes: int = 1, struck: str = '',
-    devices: int = 1, more: tuple[str, ...] = (),
+    variant: str, run_dir: pathlib.Path, *, processes: int = 1,
+    struck: str = '', devices: int = 1, more: tuple[str, ...] = (),
 ) -> list[str]:
   """The words that start a run, perhaps struck by something."""
   start = [sys.executable, '-m', *(
