@@ -253,3 +253,11 @@ def to_json(config: ml_collections.ConfigDict) -> str:
   """The resolved config, as it goes into the run directory."""
   return json.dumps(
       json.loads(config.to_json_best_effort()), indent=1) + '\n'
+
+
+def flat(value: Any, joint: str = '.', path: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  if not isinstance(value, dict):
+    return {path: value}
+  return {k: v for key, x in value.items() for k, v in flat(
+      x, joint, f'{path}{joint}{key}'.removeprefix(joint)).items()}

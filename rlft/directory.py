@@ -3,6 +3,7 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -95,9 +96,20 @@ def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
     return
   if path.exists() and path.read_text() != text:
     raise ValueError(
-        f'{path} is of another config: take a new run directory, or the '
-        'config that this one was begun with')
+        f'{path} is of another config{differing(path, text)}: take a new run '
+        'directory, or the config that this one was begun with')
   path.write_text(text)
+
+
+def differing(path: Path, text: str) -> str:
+  """The first key in which the config in a file is another one."""
+  try:
+    then, now = (door.flat(json.loads(x)) for x in (path.read_text(), text))
+  except ValueError:
+    return ' (or damaged)'
+  key = next((k for k in sorted(then | now) if then.get(k) != now.get(k)), '')
+  return (f', {key} having been {then.get(key, "absent")!r}, now '
+          f'{now.get(key, "absent")!r}') if key else ''
 
 
 def explain(run_dir: Path, command: str) -> None:

@@ -52,11 +52,19 @@ def main(argv: list[str] | None = None) -> int:
   """Exit code 0, or another with one line that says what to do."""
   argv = sys.argv[1:] if argv is None else argv
   if not argv or {'-h', '--help'} & set(argv):
-    print(USAGE)
+    print(usage(argv[0] if argv else ''))
     return 0
   if argv[0] == 'run' and os.environ.get('RLFT_COORDINATOR'):
     return one_of_several(argv)
   return command(argv)
+
+
+def usage(name: str) -> str:
+  """How to call a command, or all of them."""
+  commands, notes = USAGE.rsplit('\n\n', 1)
+  found = [part for part in commands.split('\n  rlft ')[1:]
+           if part.split()[0] == name]
+  return f'usage: rlft {found[0]}\n\n{notes}' if found else USAGE
 
 
 def one_of_several(argv: list[str]) -> int:

@@ -103,6 +103,8 @@ def loop(
       run_dir, start, job.analyses, starting_policy(job, manager))
   meta = {'num_steps': config.num_steps}
   limits = config.limits.to_dict()
+  logged = {1, config.num_steps} | set(
+      range(0, config.num_steps, config.log.every))
 
   def settle(step):
     due = binding.marks(config.evaluate, config.num_steps)
@@ -130,7 +132,7 @@ def loop(
       jax.block_until_ready(state.params)
       fruitless = alarms.look(seen, data, fruitless, step=step + 1, **limits)
       analysed = analyse(step + 1, state.params, clock)
-      if analysed or (step + 1) % config.log.every == 0 or step == 0:
+      if analysed or step + 1 in logged:
         seen = jax.device_get(seen)
         agree(config, state, source_state)
         clock.lap('update')

@@ -18,8 +18,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile('repeatable')
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
+@pytest.fixture(autouse=True, scope='session')
+def one_device():
   """A run in a test takes one of the eight devices, as on a laptop."""
   from rlft.ops import sharding
-  monkeypatch.setattr(sharding, 'devices', lambda: jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'devices', lambda: jax.devices()[:1])
+    yield

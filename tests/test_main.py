@@ -171,11 +171,18 @@ def test_what_a_command_does_not_know_is_refused(argv, complaint, capfd):
   assert complaint in refused(argv, capfd)
 
 
-@pytest.mark.parametrize('argv', [
-    [], ['--help'], ['run', '--help'], ['sample', '-h']])
+@pytest.mark.parametrize('argv', [[], ['--help'], ['-h', 'run'], ['x', '-h']])
 def test_help_is_no_error(argv, capfd):
   assert main.main(argv) == 0
   assert capfd.readouterr().out.startswith('usage: rlft COMMAND')
+
+
+@pytest.mark.parametrize('name', main.COMMANDS)
+def test_help_of_a_command_is_its_own(name, capfd):
+  assert main.main([name, '--help']) == 0
+  said = capfd.readouterr().out
+  assert said.startswith(f'usage: rlft {name} ')
+  assert said.count('rlft ') == 1
 
 
 def test_flags_of_the_person_are_kept(monkeypatch):

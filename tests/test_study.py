@@ -146,7 +146,8 @@ def test_a_stage_of_another_config_is_not_overwritten(world, tmp_path):
     study.run(full(), tmp_path)
   other = full()
   other.stages.sft.config.seed = 9
-  with pytest.raises(ValueError, match='of another config'):
+  with pytest.raises(
+      ValueError, match='of another config, seed having been 0, now 9: take'):
     study.run(other, tmp_path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlft import config as door
 from rlft.analyses import rotation
 from rlft.comparison import job as jobs
 from rlft.comparison.job import Job, Part
@@ -89,7 +90,8 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _same_key(job: Job, found: Any, folder: pathlib.Path) -> None:
   """ValueError that names the first thing in which a comparison differs."""
-  now, then = _flat(json.loads(json.dumps(job.key()))), _flat(found)
+  now, then = (door.flat(x, ' ') for x in (
+      json.loads(json.dumps(job.key())), found))
   odd = sorted(k for k in now | then if now.get(k) != then.get(k))
   if odd:
     k = odd[0]
@@ -97,13 +99,6 @@ def _same_key(job: Job, found: Any, folder: pathlib.Path) -> None:
         f'{folder} holds the comparison of other weights or settings: {k} '
         f'was {str(then.get(k))[:16]} and is {str(now.get(k))[:16]}; choose '
         'another --out, or delete it')
-
-
-def _flat(value: Any, path: str = '') -> dict[str, Any]:
-  if not isinstance(value, dict):
-    return {path: value}
-  return {k: v for key, x in value.items()
-          for k, v in _flat(x, f'{path} {key}'.strip()).items()}
 
 
 def _part(path: pathlib.Path) -> Part | None:

@@ -77,7 +77,8 @@ def _rehearse(
           f'{entry["kind"]} takes no {", ".join(odd)}; known: '
           f'{", ".join(taken) or "nothing"}')
     if 'amount' in taken and entry.get('amount') is None:
-      raise ValueError(f'{entry["kind"]} needs an amount')
+      raise ValueError(f'{entry["kind"]} needs an amount: '
+                       'amount=0.5 (--amount=0.5) is half of the way')
   counts = [entry.get(k) for k in ('top_count', 'tail_count')]
   asked = sum(x for x in counts if isinstance(x, int))
   name, shape = min(
