@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from rlft.ops import trees
+from rlft.training import spikes
 
 
 def constant(learning_rate: float, warmup_steps: int, num_steps: int):
@@ -47,6 +48,7 @@ def make(
     critic_warmup_steps: int | None = None,
     b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
     eps_root: float = 0.0, weight_decay: float = 0.0, clip_norm: float = 1.0,
+    spike_sigmas: float = 0.0, spike_window: int = 128,
 ) -> optax.GradientTransformation:
   """AdamW per group of parameters: 'policy' and, where there is one, 'critic'.
 
@@ -57,7 +59,8 @@ def make(
   policy that warms up while its critic does not lets the critic, which starts
   at zero, learn the mean return first. Schedules that end do so after
   `num_steps` optimizer steps, or after `horizon` where that is set: a run may
-  stop before its schedule does.
+  stop before its schedule does. With `spike_sigmas` above 0 steps that stand
+  out are skipped, see `spikes`.
   """
   if schedule not in SCHEDULES:
     raise ValueError(
@@ -80,5 +83,7 @@ def make(
           k: jax.tree.map(
               lambda _, k=k: 'critic' if k == 'critic' else 'policy', v)
           for k, v in params.items()})
-  return optax.GradientTransformation(
-      lambda params: tx.init(trees.trained(params)), tx.update)
+  tx = optax.GradientTransformation(
+      lambda params, init=tx.init: init(trees.trained(params)), tx.update)
+  return spikes.skipping(
+      tx, sigmas=spike_sigmas, window=spike_window) if spike_sigmas else tx

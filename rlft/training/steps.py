@@ -7,6 +7,7 @@ import optax
 from jaxtyping import PyTree
 
 from rlft.ops import sharding, trees
+from rlft.training import spikes
 from rlft.types import Metrics, TrainState
 
 STREAMS = {'init': 0, 'data': 1, 'rollout': 2, 'shuffle': 3}
@@ -36,7 +37,8 @@ def descend(
       objective, has_aux=True)(trained))
   norm = optax.tree.norm(grads)
   sound = jnp.isfinite(value) & jnp.isfinite(norm)
-  changes, opt_state = tx.update(grads, state.opt_state, trained)
+  changes, opt_state = optax.with_extra_args_support(tx).update(
+      grads, state.opt_state, trained, value=value)
   moved, opt_state = jax.tree.map(
       lambda new, old: jnp.where(sound, new, old),
       (optax.apply_updates(trained, changes), opt_state),
@@ -47,7 +49,7 @@ def descend(
       'grad_norm': norm,
       'update_norm': optax.tree.norm(changes),
       'skipped': 1.0 - sound,
-  }
+  } | spikes.since(opt_state, state.opt_state)
   return state._replace(params=params, opt_state=opt_state), metrics
 
 
