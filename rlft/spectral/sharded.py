@@ -126,7 +126,14 @@ def _spec(path: str, x: Array | np.ndarray, mesh: Mesh) -> PartitionSpec:
 def _place(x: Array | np.ndarray, at: NamedSharding) -> Array:
   if isinstance(x, jax.core.Tracer):
     return jax.lax.with_sharding_constraint(x, at)
-  return jax.device_put(x, at)
+  if at.is_fully_addressable:
+    return jax.device_put(x, at)
+  return _moved(at)(x)  # device_put takes no keys to other processes
+
+
+@functools.lru_cache
+def _moved(at: NamedSharding) -> Callable:
+  return jax.jit(lambda x: x, out_shardings=at)
 
 
 def _axes(spec: PartitionSpec, ndim: int) -> tuple[packing.Axes, ...]:

@@ -46,8 +46,7 @@ def join() -> bool:
       shutdown_timeout_seconds=SHUTDOWN_SECONDS)
   if where == AUTO:
     jax.distributed.initialize(**times)
-    threading.excepthook = _fail
-    return True
+    return _joined()
   count, index = number(COUNT), number(INDEX)
   if not 0 <= index < count:
     raise ValueError(f'{INDEX}={index} of {COUNT}={count}: they count from 0')
@@ -55,7 +54,14 @@ def join() -> bool:
       where, num_processes=count, process_id=index,
       # by default it would listen on every network that the machine is in
       coordinator_bind_address=where if index == 0 else None, **times)
+  return _joined()
+
+
+def _joined() -> bool:
   threading.excepthook = _fail
+  # The first collective on CPUs waits 30 s for the others and no longer, so it
+  # is made here, where all have just come.
+  meet('joined')
   return True
 
 

@@ -1,7 +1,7 @@
 """Configs of the drills: small, but with everything that a run does.
 
-`sft` and `rl`, with another word for something that one process has and the
-other has not: `seeded` (another seed).
+`sft` and `rl`; `analysed` measures rotation in the loop, `seeded` has another
+seed.
 """
 import ml_collections
 
@@ -14,4 +14,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.evaluate.every = 4
   config.checkpoint.every = 1 if 'rl' in words else 3
   config.seed = 1 if 'seeded' in words else 0
+  if 'analysed' in words:
+    config.analyses = dict(rotation=dict(every=12, draws=1))
   return config
