@@ -9,8 +9,8 @@ import re
 import shlex
 import sys
 
+from rlft import arguments
 from rlft import config as door
-from rlft import main
 
 
 def commands(name: str, run_dir: str) -> list[str]:
@@ -30,8 +30,8 @@ def commands(name: str, run_dir: str) -> list[str]:
 
 if __name__ == '__main__':
   try:
-    _, flags, _ = main.parse(sys.argv[1:])
-    print('\n'.join(commands(*main.take(
+    _, flags, _ = arguments.parse(sys.argv[1:])
+    print('\n'.join(commands(*arguments.take(
         flags, 'config', 'run_dir', need=('config', 'run_dir')))))
   except ValueError as error:
     sys.exit(f'sweep: {error}')

@@ -1,6 +1,8 @@
 """launch/sweep.py: one command per point, each a run that can be typed."""
 import importlib.util
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,12 @@ def test_one_command_per_start_and_each_can_be_parsed():
 def test_a_config_without_a_sweep_is_refused():
   with pytest.raises(ValueError, match='has no sweep'):
     sweep().commands(str(ROOT / 'configs/general_points/rl.py'), 'runs/x')
+
+
+def test_the_file_is_a_program():
+  done = subprocess.run(
+      [sys.executable, str(ROOT / 'launch/sweep.py'),
+       f'--config={STARTS}:smoke', '--run_dir=runs/x'],
+      capture_output=True, text=True, check=True)
+  lines = sweep().commands(f'{STARTS}:smoke', 'runs/x')
+  assert done.stdout.splitlines() == lines
