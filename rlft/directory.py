@@ -17,6 +17,7 @@ import orbax.checkpoint
 
 import rlft
 from rlft import config as door
+from rlft import paths
 from rlft.ops import attention
 
 LOCK, COMMAND, GIT, MACHINE = '.lock', 'command.txt', 'git.txt', 'machine.txt'
@@ -30,9 +31,11 @@ def claim(run_dir: Path) -> Iterator[None]:
 
   The system drops the lock when the process ends, however it ends; where the
   file system has no locks there is none. ValueError when the directory cannot
-  be written to or is another process's. After a ValueError inside, a directory
-  that holds nothing but records is removed: what was refused is not begun.
+  be written to, is another process's or has links that lead out of it. After a
+  ValueError inside, a directory that holds nothing but records is removed: what
+  was refused is not begun.
   """
+  paths.enclosed(run_dir)
   made, fresh = prepare(run_dir)
   with (run_dir / LOCK).open('a') as file:
     # of several processes of one run the first answers for all
@@ -106,7 +109,8 @@ def explain(run_dir: Path, command: str) -> None:
   if path.exists():
     now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
     command = f'{path.read_text()}# again, {now}:\n{command}'
-  path.write_text(f'{command}\n')
+  # a word of the command line may be no text
+  path.write_text(f'{command}\n', errors='backslashreplace')
   for name, state in ((GIT, git_state()), (MACHINE, machine())):
     path = run_dir / name
     before = path.read_text() if path.exists() else ''

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlft import paths
 from rlft.analyses import rotation
 from rlft.comparison import job as jobs
 from rlft.comparison.job import Job, Part
@@ -19,6 +20,8 @@ KEY = 'key.json'
 
 def vacant(folder: pathlib.Path) -> None:
   """ValueError unless `folder` can hold a comparison, or does so already."""
+  paths.chosen(folder, '--out')
+  paths.enclosed(folder)
   parent = next(
       p for p in (folder, *folder.absolute().parents) if p.exists())
   if not parent.is_dir():
