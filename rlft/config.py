@@ -149,7 +149,9 @@ def _value(text: str, old: Any, key: str) -> Any:
     with warnings.catch_warnings():  # of Python about the text as a program
       warnings.simplefilter('ignore')
       value = ast.literal_eval(text)
-    if not _plain(value):
+    # to Python a bool is an int, to a reader of config.json it is none
+    if not _plain(value) or (isinstance(value, bool) and isinstance(
+        old, int | float) and not isinstance(old, bool)):
       raise ValueError('config.json could not hold it')
   except (ValueError, TypeError, SyntaxError, MemoryError,
           RecursionError) as error:  # a TypeError: {[]: 1}

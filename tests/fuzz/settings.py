@@ -67,7 +67,9 @@ def make(folder: pathlib.Path) -> Callable[[str], str]:
                     == plain(config.to_dict()), 'config.json has another')
     finally:
       at, _, last = name.rpartition('.')
-      (read(config, at) if at else config)[last] = before
+      section = read(config, at) if at else config
+      del section[last]  # whatever its type has become
+      section[last] = before
     return 'set'
 
   def load(text):
