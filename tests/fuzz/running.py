@@ -126,7 +126,7 @@ def row(name: str, found: Outcome) -> str:
   """One line of the table."""
   counts = ', '.join(f'{k} {v:,}' for k, v in found.counts.most_common())
   return (f'{name:11} {found.inputs:>9,} inputs {found.seconds:7.1f} s  '
-          f'slowest {1000 * found.slowest:7.1f} ms  '
+          f'slowest {1000 * found.slowest:7.1f} ms ({found.longest[:12]!r})  '
           f'grown {found.growth:6.1f} MiB  {counts}')
 
 

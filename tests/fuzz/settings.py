@@ -60,7 +60,7 @@ def make(folder: pathlib.Path) -> Callable[[str], str]:
     before = read(fresh[config is configs[1]], name)
     try:
       rules.require(
-          before is None or type(changed) is type(before),
+          None in (before, changed) or type(changed) is type(before),
           f'{name}: {type(before).__name__} became {type(changed).__name__}')
       door.validate(config)
       rules.require(door.from_dict(json_of(config)).to_dict()
