@@ -51,6 +51,7 @@ def fresh(name: str, seed: int) -> Iterator[str]:
   """The corpus, then its mutants without end; the same for a seed."""
   corpus = mutation.seeds(name)
   yield from corpus
+  corpus = [text for text in corpus if len(text) <= 1000]
   rng = random.Random(f'{name}:{seed}')
   while True:
     yield mutation.text(rng, corpus)
