@@ -99,6 +99,9 @@ def make(folder: pathlib.Path) -> Callable[[str], str]:
         json.dumps({'tokenizer': 'asset:points24', 'init': init, 'base': ''}))
   (folder / 'out').mkdir(exist_ok=True)
   calls = dict(zip(KINDS, (stage, run, checkpoints, words, part), strict=True))
+  for flat in FOLDERS:  # an import may take longer than an answer
+    for name in parts.names(flat):
+      parts.load(flat, name)
   before = tree(folder)
 
   def call(text):
