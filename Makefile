@@ -8,8 +8,8 @@ CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	-c $(CONSTRAINTS)
 
-.PHONY: demo test lint smoke bench parity parity-full faults faults-full \
-	clean
+.PHONY: demo test lint smoke bench fuzz parity parity-full faults \
+	faults-full clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py \
@@ -53,6 +53,11 @@ bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.models
 	$(VENV)/bin/python -m tests.bench.gpu_svd
 	$(VENV)/bin/python -m tests.bench.gpu_models
+
+# hostile inputs, for a quarter of an hour; FUZZ=--only=name --inputs=1000
+FUZZ ?=
+fuzz: $(VENV)/.tested
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m tests.fuzz $(FUZZ)
 
 # an interrupted venv has a python but no pip; made again, it is completed
 $(VENV)/.made:

@@ -16,6 +16,7 @@ from rlft import (
     episodes,
     healing,
     inherit,
+    paths,
     report,
     study,
     tokenizer,
@@ -49,6 +50,7 @@ def start(
     overrides: dict[str, Any], *, command: str,
 ) -> Path:
   """`run`; `command` is what was called, for the record."""
+  run_dir = paths.chosen(run_dir, '--run_dir')
   if not isinstance(config, ml_collections.ConfigDict):
     config = door.load(str(config), overrides)
   elif overrides:
@@ -57,7 +59,6 @@ def start(
   else:
     door.validate(config)
   inherit.fill(config)
-  run_dir = Path(run_dir)
   is_study = 'stages' in config
   if is_study:
     check.study(config)

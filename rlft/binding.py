@@ -206,7 +206,10 @@ def build_analyses(config) -> list[observe.Analysis]:
 
 def marks(section, last: int) -> set[int]:
   """Steps at which something is due: listed, every n-th, first and last."""
-  listed = {int(s) for s in section.steps}
+  odd = [s for s in section.steps if type(s) is not int]
+  if odd:
+    raise ValueError(f'a step is {odd[0]!r}: give whole numbers')
+  listed = set(section.steps)
   if listed and max(listed) > last:
     raise ValueError(f'step {max(listed)} is beyond num_steps {last}')
   if listed and min(listed) < 0:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -12,9 +13,14 @@ from typing import Any
 
 import ml_collections
 
+from rlft import paths
+
 EMPTY = ml_collections.ConfigDict
 STUDY = ('name', 'stages', 'order')
 STAGE = ('role', 'seed', 'from_step', 'config')
+# files of the study itself, which no stage can be
+OWN = ('config.json', 'command.txt', 'git.txt', 'machine.txt', 'stages.json',
+       'stages.json.tmp', 'report.html', 'summary.json')
 TABLE = ('analysis', 'checkpoints')  # an analysis that makes a table
 SWEEP = (  # and one that makes edits
     *TABLE, 'tokenizer', 'chat', 'model', 'init', 'base', 'evals', 'decoding')
@@ -79,7 +85,7 @@ def module(path: str) -> ModuleType:
   """The config file as a module; it may import others from the same tree."""
   file = Path(path)
   if file.suffix != '.py' or not file.is_file():
-    raise ValueError(f'no config file at {path}')
+    raise ValueError(f'no config file at {paths.shown(path)}')
   spec = importlib.util.spec_from_file_location(f'config_{file.stem}', file)
   loaded = importlib.util.module_from_spec(spec)
   for parent in file.resolve().parents:  # `from configs.general_points import`
@@ -94,13 +100,15 @@ def variants(text: str, known: tuple[str, ...]) -> set[str]:
   words = {w for w in text.split(',') if w}
   unknown = sorted(words - set(known))
   if unknown:
-    raise ValueError(
-        f'no variant {", ".join(unknown)}; known: {", ".join(known)}')
+    raise ValueError(f'no variant {paths.shown(", ".join(unknown))}; known: '
+                     f'{", ".join(known)}')
   return words
 
 
 def override(config: ml_collections.ConfigDict, key: str, text: Any) -> None:
   """Sets one existing key, as the type that it has; text is read as one."""
+  if paths.is_odd(key):
+    raise ValueError(f'no key is called {paths.shown(key)}')
   *folders, last = key.split('.')
   at = config
   for part in folders:
@@ -111,9 +119,9 @@ def override(config: ml_collections.ConfigDict, key: str, text: Any) -> None:
   value = _value(text, old, key) if isinstance(text, str) else text
   try:
     at[last] = value
-  except TypeError as error:
+  except (TypeError, OverflowError) as error:
     raise ValueError(
-        f'config.{key}={text!r}: give '
+        f'config.{key}={paths.shown(repr(text))}: give '
         f'{WORDS.get(type(old), type(old).__name__)}') from error
 
 
@@ -122,7 +130,8 @@ def _child(at: ml_collections.ConfigDict, name: str, key: str) -> Any:
     near = difflib.get_close_matches(name, list(at.keys()), 1)
     hint = f'; did you mean {near[0]}?' if near else ''
     raise ValueError(
-        f'no config.{key}: known here: {", ".join(sorted(at.keys()))}{hint}')
+        f'no config.{paths.shown(key)}: known here: '
+        f'{", ".join(sorted(at.keys()))}{hint}')
   return at[name]
 
 
@@ -138,14 +147,34 @@ def _value(text: str, old: Any, key: str) -> Any:
   if isinstance(old, ml_collections.ConfigDict):
     raise ValueError(f'config.{key} is a section: set one of its keys')
   try:
-    value = ast.literal_eval(text)
-  except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    with warnings.catch_warnings():  # of Python about the text as a program
+      warnings.simplefilter('ignore')
+      value = ast.literal_eval(text)
+    # to Python a bool is an int, to a reader of config.json it is none
+    if not _plain(value) or (isinstance(value, bool) and isinstance(
+        old, int | float) and not isinstance(old, bool)):
+      raise ValueError('config.json could not hold it')
+  except (ValueError, TypeError, SyntaxError, MemoryError,
+          RecursionError) as error:  # a TypeError: {[]: 1}
     kind = 'a plain value' if old is None else WORDS.get(
         type(old), type(old).__name__)
-    raise ValueError(f'config.{key}={text!r}: give {kind}') from error
+    raise ValueError(
+        f'config.{key}={paths.shown(repr(text))}: give {kind}') from error
   if isinstance(old, tuple) and not isinstance(value, tuple):
     value = (value,)
   return value
+
+
+def _plain(value: Any) -> bool:
+  """Whether it comes back from config.json as it is."""
+  if isinstance(value, dict):
+    return all(isinstance(k, str) and k.isidentifier() and _plain(v)
+               for k, v in value.items())
+  if isinstance(value, tuple | list):
+    return all(map(_plain, value))
+  if isinstance(value, int):
+    return -2**63 <= value < 2**64  # Python prints no int of any length
+  return value is None or isinstance(value, float | str)
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -170,16 +199,31 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def _validate_study(config: ml_collections.ConfigDict) -> None:
   known_keys(config, STUDY, 'key of a study')
   stages = config.stages
-  if sorted(config.get('order', ())) != sorted(stages.keys()):
+  order = config.get('order', ())
+  if not all(isinstance(name, str) for name in order) or (
+      sorted(order) != sorted(stages.keys())):
     raise ValueError(
         "a study's order names each of its stages once: "
         f'{", ".join(stages.keys())}')
   for name, stage in stages.items():
+    _stage_name(name, stages)
     known_keys(stage, STAGE, f'key of stage {name}')
     try:
       validate(stage.config)
     except ValueError as error:
       raise ValueError(f'stage {name}: {error}') from error
+
+
+def _stage_name(name: str, stages: ml_collections.ConfigDict) -> None:
+  """ValueError for a stage that has no folder of its own in the study."""
+  paths.below(name, 'the stage')
+  if name.split('/')[0] in OWN:
+    raise ValueError(f'the stage {name} would lie where the study has a file '
+                     'of its own: call it otherwise')
+  for other in stages:
+    if name.startswith(f'{other}/'):
+      raise ValueError(f'the stage {name} would lie inside the stage {other}: '
+                       'call it otherwise')
 
 
 def known_keys(
@@ -240,7 +284,8 @@ def _finite(tree: dict[str, Any], where: str) -> None:
     name = f'{where}.{key}'
     if isinstance(value, dict):
       _finite(value, name)
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif any(isinstance(x, float) and not math.isfinite(x)
+             for x in (value if isinstance(value, tuple) else (value,))):
       raise ValueError(f'{name} is {value}: give a finite number')
     elif key in LEAST and (type(value) is not int or value < LEAST[key]):
       raise ValueError(
@@ -253,11 +298,3 @@ def to_json(config: ml_collections.ConfigDict) -> str:
   """The resolved config, as it goes into the run directory."""
   return json.dumps(
       json.loads(config.to_json_best_effort()), indent=1) + '\n'
-
-
-def flat(value: Any, joint: str = '.', path: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
-  if not isinstance(value, dict):
-    return {path: value}
-  return {k: v for key, x in value.items() for k, v in flat(
-      x, joint, f'{path}{joint}{key}'.removeprefix(joint)).items()}

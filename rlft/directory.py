@@ -8,7 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import flax
 import jax
@@ -18,6 +18,7 @@ import orbax.checkpoint
 
 import rlft
 from rlft import config as door
+from rlft import paths
 from rlft.ops import attention
 from rlft.training import multihost
 
@@ -32,9 +33,11 @@ def claim(run_dir: Path) -> Iterator[None]:
 
   The system drops the lock when the process ends, however it ends; where the
   file system has no locks there is none. ValueError when the directory cannot
-  be written to or is another process's. After a ValueError inside, a directory
-  that holds nothing but records is removed: what was refused is not begun.
+  be written to, is another process's or has links that lead out of it. After a
+  ValueError inside, a directory that holds nothing but records is removed: what
+  was refused is not begun.
   """
+  paths.enclosed(run_dir)
   made, fresh = prepare(run_dir)
   with (run_dir / LOCK).open('a') as file:
     # of several processes of one run the first answers for all
@@ -104,12 +107,20 @@ def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
 def differing(path: Path, text: str) -> str:
   """The first key in which the config in a file is another one."""
   try:
-    then, now = (door.flat(json.loads(x)) for x in (path.read_text(), text))
+    then, now = (flat(json.loads(x)) for x in (path.read_text(), text))
   except ValueError:
     return ' (or damaged)'
   key = next((k for k in sorted(then | now) if then.get(k) != now.get(k)), '')
   return (f', {key} having been {then.get(key, "absent")!r}, now '
           f'{now.get(key, "absent")!r}') if key else ''
+
+
+def flat(value: Any, joint: str = '.', path: str = '') -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}."""
+  if not isinstance(value, dict):
+    return {path: value}
+  return {k: v for key, x in value.items() for k, v in flat(
+      x, joint, f'{path}{joint}{key}'.removeprefix(joint)).items()}
 
 
 def explain(run_dir: Path, command: str) -> None:
@@ -123,7 +134,8 @@ def explain(run_dir: Path, command: str) -> None:
   if path.exists():
     now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
     command = f'{path.read_text()}# again, {now}:\n{command}'
-  path.write_text(f'{command}\n')
+  # a word of the command line may be no text
+  path.write_text(f'{command}\n', errors='backslashreplace')
   for name, state in ((GIT, git_state()), (MACHINE, machine())):
     path = run_dir / name
     before = path.read_text() if path.exists() else ''

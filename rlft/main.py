@@ -109,7 +109,7 @@ def command(argv: list[str]) -> int:
   except KeyboardInterrupt as error:
     after = 'nothing is written' if argv[0] in WHOLE else (
         'the same command goes on')
-    print(f'rlft: {error or "interrupted"}; {after}', file=sys.stderr)
+    print(f'rlft: {str(error) or "interrupted"}; {after}', file=sys.stderr)
     return getattr(error, 'exit_code', 130)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+SCALARS = (bool, float, int, str)  # annotations that leave no room for None
+
 
 def names(folder: str) -> list[str]:
   """The parts that `rlft/<folder>/` offers, sorted."""
@@ -26,16 +28,21 @@ def load(folder: str, name: str) -> ModuleType:
 def fill(function: Callable, where: str, **kwargs: Any) -> Callable:
   """`function` with its keywords filled in; `where` names it to a reader.
 
-  ValueError lists the known keywords when one is not taken.
+  ValueError lists the known keywords when one is not taken, and names one that
+  may not be None.
   """
-  known = [
-      p.name for p in inspect.signature(function).parameters.values()
+  known = {
+      p.name: p.annotation
+      for p in inspect.signature(function).parameters.values()
       if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-  ]
+  }
   unknown = sorted(set(kwargs) - set(known))
   if unknown:
     raise ValueError(
         f'{where} takes no {", ".join(unknown)}; known: {", ".join(known)}')
+  empty = [k for k, v in kwargs.items() if v is None and known[k] in SCALARS]
+  if empty:
+    raise ValueError(f'{where}: {empty[0]} is None: give a value')
   return functools.partial(function, **kwargs)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from rlft import chat
+from rlft import chat, paths
 from rlft.chat import template
 
 ASSETS = Path(__file__).parent / 'assets'
@@ -67,9 +67,11 @@ def load(name: str, /, **variables: Any) -> Tokenizer:
   `date_string`. Raises ValueError when a file is missing, is no tokenizer or
   lacks what is needed.
   """
+  if paths.is_odd(name):
+    raise ValueError(f'no tokenizer is called {paths.shown(name)}')
   path = Path(name.removeprefix('hf:'))
   if name.startswith('asset:'):
-    path = ASSETS / name.removeprefix('asset:')
+    path = ASSETS / paths.below(name.removeprefix('asset:'), 'the asset')
     if not path.is_dir():
       path = ASSETS / f'{path.name}.tokenizer.json'
   if name.startswith('hf:') or (name.startswith('asset:') and path.is_dir()):

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
-from rlft import tokenizer
+from rlft import paths, tokenizer
 from rlft.adapters import lora
 from rlft.hf import architecture, reading
 from rlft.ops import trees
@@ -44,7 +44,7 @@ def load(name: object) -> PyTree:
 
 def spelled(name: object) -> str:
   """A checkpoint's name as a string; ValueError for what can be none."""
-  if not isinstance(name, str | os.PathLike):
+  if not isinstance(name, str | os.PathLike) or paths.is_odd(str(name)):
     raise ValueError(
         f'{name!r} names no checkpoint: write RUN_DIR@STEP, asset:NAME or '
         'hf:DIR')
@@ -105,8 +105,9 @@ def origin(name: str) -> Path:
 
   ValueError for a model that was not made from such a directory.
   """
-  start = spelled(name)
-  while start:
+  start, seen = spelled(name), set()
+  while start and start not in seen:  # a config.json may name itself
+    seen.add(start)
     if start.startswith(HF):
       return Path(start.removeprefix(HF))
     if start.startswith('asset:'):
@@ -124,7 +125,8 @@ def located(name: str, run_dir: Path) -> str:
   """'STAGE@STEP' as a path, if RUN_DIR is a stage of a study with that one."""
   stage, at, step = name.rpartition('@')
   for folder in run_dir.resolve().parents if at else ():
-    if (folder / 'stages.json').is_file() and (folder / stage).is_dir():
+    if paths.is_below(stage) and (folder / 'stages.json').is_file() and (
+        folder / stage).is_dir():
       return f'{folder / stage}@{step}'
   return name
 
@@ -141,7 +143,7 @@ def step_of(name: str) -> int:
 def provenance(asset: str) -> dict[str, Any]:
   """How a shipped model was made; ValueError lists the ones there are."""
   path = tokenizer.ASSETS / f'{asset}.json'
-  if not path.is_file():
+  if not paths.is_name(asset) or not path.is_file():
     known = sorted(p.stem for p in tokenizer.ASSETS.glob('*.safetensors'))
     raise ValueError(
         f'no asset {asset!r}; known: {", ".join(known) or "none"}')

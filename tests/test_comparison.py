@@ -72,7 +72,7 @@ def test_the_command_tells_means_by_module(pair, finished, capfd):
     assert (name, count) == (module, '4')
     assert [float(x) for x in numbers] == pytest.approx([
         scale * np.mean([r[key] for r in some]) for key, scale in (
-            ('angle_top20_rad', 180 / np.pi), ('angle_null_rad', 180 / np.pi),
+            ('angle_top_rad', 180 / np.pi), ('angle_null_rad', 180 / np.pi),
             ('value_shift', 100), ('value_shift_null', 100))], abs=6e-4)
 
 
@@ -90,7 +90,7 @@ def test_rows_are_right(finished):
       np.testing.assert_allclose(found[layer], np.linalg.svd(
           after[name].astype(float), compute_uv=False), rtol=1e-4, atol=1e-6)
   for row in rows:
-    assert 0 < row['angle_top20_rad'] < np.pi / 2
+    assert 0 < row['angle_top_rad'] < np.pi / 2
     assert sum(row[k] for k in (
         'energy_diagonal', 'energy_rotated', 'energy_outside')) == (
             pytest.approx(1, abs=1e-5))
@@ -110,7 +110,7 @@ def test_a_matrix_that_is_not_square_is_measured_as_it_lies(pair, module):
   want, = rotation.analyse(
       dict(zip('ab', stacks, strict=True)), before='a', after='b',
       select='kernel', draws=1)['rows']
-  for name in ('angle_top20_rad', 'value_shift', 'stable_rank', 'nss'):
+  for name in ('angle_top_rad', 'value_shift', 'stable_rank', 'nss'):
     assert row[name] == pytest.approx(want[name], rel=1e-3), name
 
 
@@ -292,7 +292,7 @@ def test_stacks_of_experts_are_compared_one_by_one(tmp_path):
                for x in (stacks, single))
   for a, b in zip(one['rows'], many['rows'], strict=True):
     assert (a['layer'], a['expert']) == (2, b['expert'])
-    for key in ('angle_top20_rad', 'value_shift', 'energy_rotated'):
+    for key in ('angle_top_rad', 'value_shift', 'energy_rotated'):
       assert a[key] == pytest.approx(b[key], rel=1e-4)
   assert one['curves']['w1/angles'].shape == (3, 6)
 

@@ -22,6 +22,7 @@ def get_config(variant=''):
   config.evaluate.steps = (0, 2)
   config.advantages.whiten = True
   config.objective.value_clip = 0.2
+  config.advantages.any = None
   return config
 '''
 
@@ -74,7 +75,21 @@ def test_an_override_has_the_type_of_what_it_replaces(file, key, text, value):
     ('critic', '3', "critic='3': give True or False"),
     ('objective.value_clip', 'no', "clip='no': give a number"),
     ('model', 'tiny', r'config\.model is a section'),
-    ('num_steps.x', '1', 'num_steps is a value, not a section')])
+    ('num_steps.x', '1', 'num_steps is a value, not a section'),
+    ('seed', 'True', "config\\.seed='True': give a whole number"),
+    ('objective.value_clip', 'False', 'give a number'),
+    ('num_steps', '9' * 400, 'give a whole number'),
+    ('num_steps', '0x' + 'f' * 5000, 'give a whole number'),
+    ('objective.value_clip', '1' + '0' * 400, 'give a number'),
+    ('objective.value_clip', '1_0or 2', 'give a number'),
+    ('evaluate.steps', '{[]: 1}', 'give values with commas'),
+    ('evaluate.steps', '1j, 2', 'give values with commas'),
+    ('evaluate.steps', '0xffffffffffffffffffff,', 'give values with commas'),
+    ('advantages.any', '{1.5: 2}', 'give a plain value'),
+    ('advantages.any', '{1, 2}', 'give a plain value'),
+    ('advantages.any', 'b"x"', 'give a plain value'),
+    ('num\nsteps', '1', r"no key is called 'num\\nsteps'"),
+    ('\ud800', '1', r"no key is called '\\ud800'")])
 def test_an_override_that_makes_no_sense_is_refused(
     file, key, text, complaint):
   with pytest.raises(ValueError, match=complaint):
@@ -82,14 +97,15 @@ def test_an_override_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize('key, text', [
-    ('optimizer.learning_rate', '1e999'), ('optimizer.learning_rate', '-1e-3'),
-    ('num_steps', '-1'), ('num_steps', 'True'), ('experience.prompts', '0'),
+    ('optimizer.learning_rate', '1e999'), ('evaluate.steps', '1, 1e999'),
+    ('optimizer.learning_rate', '-1e-3'),
+    ('num_steps', '-1'), ('experience.prompts', '0'),
     ('experience.length', '-5'), ('evals.id.n', '0'), ('evals.id.rows', '-8'),
     ('passes.epochs', '0'), ('passes.minibatches', '-2'),
     ('evaluate.every', '-1'), ('checkpoint.keep', '-1'), ('log.every', '0'),
     ('experience.temperature', '-1.0')])
 def test_numbers_that_are_no_sizes_are_refused(file, key, text):
-  value = '0' if text == '0' else '(inf|-|True)'
+  value = '0' if text == '0' else r'(inf|\(1, inf|-)'
   with pytest.raises(ValueError, match=(
       fr'config\.{key} is {value}.*give a (finite|whole|number)')):
     door.load(file, {key: text})
@@ -209,6 +225,9 @@ REFUSED = [
     (lambda c: c.update(base='asset:none'), "no asset 'none'"),
     (lambda c: c.update(tokenizer='asset:none'), 'no tokenizer at'),
     (put('evaluate', steps=(0, 9)), 'step 9 is beyond num_steps 4'),
+    (put('evaluate', steps=(None,)), 'a step is None: give whole numbers'),
+    (put('checkpoint', steps=('1', 2)), "a step is '1': give whole numbers"),
+    (put('objective', clip=None), 'clip is None: give a value'),
     (put('analyses', rotatoin={}), "no 'rotatoin' in rlft/analyses; known: re"),
     (put('analyses', restoration=dict(every=1)),
      r'analyses\.restoration cannot run in the loop: it has no analyse\(\)'),

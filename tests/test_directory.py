@@ -88,6 +88,12 @@ def test_records_are_added_to(tmp_path, monkeypatch):
   assert record('four', 'abc\n+x\n')[1] == state
 
 
+def test_a_command_that_is_no_text_is_recorded(tmp_path):
+  directory.explain(tmp_path, 'rlft run --config=\udcff.py')
+  assert (tmp_path / 'command.txt').read_text() == (
+      'rlft run --config=\\udcff.py\n')
+
+
 def test_the_machine_is_recorded_once(tmp_path, monkeypatch):
   directory.explain(tmp_path, 'one')
   directory.explain(tmp_path, 'two')

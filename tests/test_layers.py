@@ -22,7 +22,7 @@ LAYERS = (
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments'),
-    ('types', 'pulse'),
+    ('types', 'pulse', 'paths'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}
 LEAVES = LAYERS[8]

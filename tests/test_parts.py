@@ -44,3 +44,9 @@ def test_unknown_keyword_lists_the_known():
 def test_all_unknown_keywords_are_named():
   with pytest.raises(ValueError, match='takes no a, b;'):
     parts.bind('objectives', 'loss', 'ppo', b=1, a=2)
+
+
+def test_none_is_a_value_only_where_it_may_be():
+  assert parts.bind('objectives', 'loss', 'ppo', value_clip=None)
+  with pytest.raises(ValueError, match=r'ppo\.py: clip is None: give a value'):
+    parts.bind('objectives', 'loss', 'ppo', value_clip=None, clip=None)

@@ -112,7 +112,7 @@ def compare_stack(
   only. A number is None where it is undefined: the share of changed entries
   where none changed.
 
-  angle_top20_rad is the mean principal angle (radians) of the leading `top`
+  angle_top_rad is the mean principal angle (radians) of the leading `top`
   directions by count, procrustes_rad that of their Procrustes rotation,
   angle_random_rad what unrelated subspaces have; all on the side of the matrix,
   input or output, that turned more. value_shift is the mean |change| / value of

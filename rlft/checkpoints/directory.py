@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Shaped
 
+from rlft import paths
 from rlft.checkpoints import header
 from rlft.checkpoints.tensor import CHUNK, DTYPES, Checkpoint
 
@@ -74,8 +75,12 @@ def index(folder: pathlib.Path) -> dict[str, str]:
     raise ValueError(f'{path} is damaged ({error}): copy it again') from error
   for tensor, file in listed.items():
     if not _plain(file):
-      raise ValueError(
-          f'{path} points outside its directory: {tensor} is in {file!r}')
+      raise ValueError(f'{path} points outside its directory: '
+                       f'{paths.shown(tensor)} is in {file!r}')
+    for name in (tensor, file):
+      if paths.is_odd(name):
+        raise ValueError(f'{path} is damaged (the name {paths.shown(name)}): '
+                         'copy it again')
   return listed
 
 

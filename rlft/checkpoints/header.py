@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import safetensors
 
+from rlft import paths
 from rlft.checkpoints.tensor import Tensor
 
 LARGEST = 100_000_000  # bytes of a header, the library's own limit
@@ -73,6 +74,9 @@ def _read(path: pathlib.Path) -> Header:
   if not isinstance(metadata, dict) or not all(
       isinstance(x, str) for x in metadata.values()):
     raise _Unsound('its metadata are not texts')
+  odd = [name for name in table if paths.is_odd(name)]
+  if odd:
+    raise _Unsound(f'the name {ascii(odd[0])[:80]} is not printable')
   entries = {name: _entry(name, entry, 8 + length, whole)
              for name, entry in table.items()}
   entries = dict(sorted(entries.items(), key=lambda item: item[1][1:]))

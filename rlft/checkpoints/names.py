@@ -20,6 +20,7 @@ KNOWN = (
     'gate_up_proj', 'gate_proj', 'up_proj', 'down_proj', 'dense_h_to_4h',
     'dense_4h_to_h', 'c_fc', 'c_proj', 'fc1', 'fc2', 'w1', 'w3', 'w2')
 DIRECTORY = rf'\.\d+\.(.*\.)?({"|".join(KNOWN)})(\.weight)?$'
+MOST = 16  # names that a message lists
 ENDINGS = ('weight', 'kernel')
 
 
@@ -39,28 +40,45 @@ def default(kind: str) -> str:
 
 
 def select(checkpoint: Checkpoint, pattern: str | None) -> list[str]:
-  """Names of the tensors that match; ValueError when one is no matrix."""
+  """Names of the matrices that match, or stacks of them; vectors do not count.
+
+  ValueError when there are none, or for one that cannot be decomposed.
+  """
+  default_ = pattern in (None, DIRECTORY)
   pattern = default(checkpoint.kind) if pattern is None else pattern
   try:
     wanted = re.compile(pattern)
   except re.error as error:
     raise ValueError(f'select={pattern!r} is no regex: {error}') from error
-  found = [name for name in checkpoint.tensors if wanted.search(name)]
+  known = [k for k, v in checkpoint.tensors.items()
+           if len(v.shape) >= _least(checkpoint, k)]
+  found = [name for name in known if wanted.search(name)]
   if not found:
-    known = modules(k for k, v in checkpoint.tensors.items()
-                    if len(v.shape) > 1)
+    asked = ('the default, which knows the modules of common blocks'
+             if default_ else repr(pattern))
+    kinds = list(dict.fromkeys(re.sub(r'\d+', 'N', k) for k in known))
+    more = f' and {len(kinds) - MOST} more' if len(kinds) > MOST else ''
     raise ValueError(
-        f'no tensor of {checkpoint.name} matches select={pattern!r}; its '
-        f'matrices: {", ".join(dict.fromkeys(known.values())) or "none"}')
+        f'no matrix of {checkpoint.name} has a name that matches {asked}; give '
+        f'--select=REGEX for {", ".join(kinds[:MOST]) or "... it has none"}'
+        f'{more}')
   for name in found:
     _take(checkpoint, name, checkpoint.tensors[name])
   return found
 
 
 def left_out(checkpoint: Checkpoint, pattern: str | None) -> str | None:
-  """A warning of the matrices of blocks that the default does not take."""
-  if checkpoint.kind == 'run' or pattern not in (None, DIRECTORY):
+  """A warning of the matrices of blocks that the default does not take.
+
+  Of another pattern, of the vectors that it would take.
+  """
+  if checkpoint.kind == 'run':
     return None
+  if pattern not in (None, DIRECTORY):
+    flat = [name for name, tensor in checkpoint.tensors.items()
+            if len(tensor.shape) < 2 and re.search(pattern, name)]
+    return (f'{len(flat)} tensors that match are vectors and are left out, '
+            f'such as {flat[0]}') if flat else None
   rest = [name for name, tensor in checkpoint.tensors.items()
           if len(tensor.shape) > 1 and re.search(r'(^|\.)\d+\.', name)
           and not re.search(DIRECTORY, name)]
@@ -71,10 +89,14 @@ def left_out(checkpoint: Checkpoint, pattern: str | None) -> str | None:
           f'taken by default: {found}; --select=REGEX takes them')
 
 
+def _least(checkpoint: Checkpoint, name: str) -> int:
+  """Axes of a matrix: those of a run's layers are stacked."""
+  return 2 + (checkpoint.kind == 'run' and 'layers' in name.split('/')[:-1])
+
+
 def _take(checkpoint: Checkpoint, name: str, tensor: Tensor) -> None:
-  stacked = checkpoint.kind == 'run' and 'layers' in name.split('/')[:-1]
-  least, most = (2 + stacked, 3) if not stacked else (3, 4)
-  if not least <= len(tensor.shape) <= most or not all(tensor.shape):
+  most = _least(checkpoint, name) + 1
+  if len(tensor.shape) > most or not all(tensor.shape):
     raise ValueError(
         f'{checkpoint.name}: {name} of shape {list(tensor.shape)} is no '
         'matrix and no stack of matrices; narrow select')

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from rlft import weights
+from rlft import paths, weights
 from rlft.checkpoints import directory as directories
 from rlft.checkpoints import header
 from rlft.checkpoints.tensor import Checkpoint
@@ -45,7 +45,8 @@ def whole(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def refuse(folder: pathlib.Path) -> None:
-  """ValueError when there is something already."""
+  """ValueError when there is something already, or the name is none."""
+  paths.chosen(folder, '--out')
   if folder.exists() or folder.is_symlink():
     raise ValueError(f'{folder} is there already: choose another --out')
 

@@ -75,7 +75,7 @@ def told(table: dict[str, Any]) -> str:
   """Means over the matrices of each module, for the person who waits."""
   rows = table['rows']
   degrees = 180 / math.pi
-  columns = (('angle_top20_rad', degrees), ('angle_null_rad', degrees),
+  columns = (('angle_top_rad', degrees), ('angle_null_rad', degrees),
              ('value_shift', 100), ('value_shift_null', 100))
   modules = list(dict.fromkeys(row['module'] for row in rows))
   wide = max(len('module'), *map(len, modules))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlft import config as door
+from rlft import directory, paths
 from rlft.analyses import rotation
 from rlft.comparison import job as jobs
 from rlft.comparison.job import Job, Part
@@ -20,6 +20,8 @@ KEY = 'key.json'
 
 def vacant(folder: pathlib.Path) -> None:
   """ValueError unless `folder` can hold a comparison, or does so already."""
+  paths.chosen(folder, '--out')
+  paths.enclosed(folder)
   parent = next(
       p for p in (folder, *folder.absolute().parents) if p.exists())
   if not parent.is_dir():
@@ -90,7 +92,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _same_key(job: Job, found: Any, folder: pathlib.Path) -> None:
   """ValueError that names the first thing in which a comparison differs."""
-  now, then = (door.flat(x, ' ') for x in (
+  now, then = (directory.flat(x, ' ') for x in (
       json.loads(json.dumps(job.key())), found))
   odd = sorted(k for k in now | then if now.get(k) != then.get(k))
   if odd:

@@ -61,7 +61,8 @@ def data(table: dict[str, Any], arrays: Any) -> dict[str, Any]:
       'null': table['null'], 'warnings': table['warnings'],
       'figures': {
           'heatmap': _heatmap(table), 'energy': _energy(rows),
-          'spectra': _spectra(table, arrays), 'table': _table(rows)},
+          'spectra': _spectra(table, arrays), 'table': _table(
+              rows, table['draws'])},
       'settings': table['settings'], 'versions': table['versions'],
       'files': {role: found['files'] or found['tensors']
                 for role, found in table['inputs'].items()}}
@@ -167,14 +168,16 @@ def _rounded(values: Float[np.ndarray, 'P']) -> list[float]:
   return [float(f'{x:.4g}') for x in values]
 
 
-def _table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _table(rows: list[dict[str, Any]], draws: int) -> dict[str, Any]:
   columns = list(dict.fromkeys(key for row in rows for key in row))
   first = [c for c in ('layer', 'module', 'expert') if c in columns]
   columns = [*first, *(c for c in columns if c not in (*first, 'tensor'))]
   return {'title': 'Every matrix', 'columns': columns,
-          'note': 'angles in radians, energies as shares, norms Frobenius. '
-                  'Press a heading to sort. Grey: does not exceed its nulls '
-                  'and its floor.',
+          'note': 'angles in radians, energies as shares, norms Frobenius; '
+                  'angles, cosines and overlaps are of the side, input or '
+                  'output, that turned more. Press a heading to sort. Grey: '
+                  'does not exceed every draw of its null, and its floor; a '
+                  f'random update does so in one of {draws + 1} matrices.',
           'rows': [[_short_number(row.get(c)) for c in columns]
                    for row in rows]}
 

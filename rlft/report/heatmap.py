@@ -8,7 +8,7 @@ from rlft.report.tables import Tables
 
 QUANTITIES = {  # name -> label, unit, scale, column, its null
     'angle': ('rotation of the leading 20 %', '°', 180 / np.pi,
-              'angle_top20_rad', 'angle_null_rad'),
+              'angle_top_rad', 'angle_null_rad'),
     'values': ('relative change of singular values', '%', 100,
                'value_shift', 'value_shift_null'),
     'diagonal': ('diagonal energy of the update', '%', 100,

@@ -177,7 +177,7 @@ def _rotation(run_dir, stage, stages, log):
   path = run_dir / 'rotation.npz'
   if path.exists():
     try:
-      with path.open('rb') as file, np.load(file) as arrays:
+      with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
         for module in sorted({k.rpartition('/')[0] for k in arrays.files}):
           spectra.append(tag | {'module': module} | {
               k.rpartition('/')[2]: arrays[k] for k in arrays.files

@@ -16,7 +16,7 @@ class Number(NamedTuple):
 
 
 NUMBERS = (
-    Number('angle', 'angle', '_rad', 'angle_top20_rad'),
+    Number('angle', 'angle', '_rad', 'angle_top_rad'),
     Number('procrustes', 'procrustes', '_rad'),
     Number('projector_distance', 'projector_distance'),
     Number('cosine_top', 'cosine', unmoved=1),

@@ -210,6 +210,8 @@ def _energy(
   # Summed off the diagonal, not subtracted, so that it is never negative.
   rest = jnp.sum(jnp.where(_eye(squares), 0, squares), axis=(-2, -1))
   outside = jnp.maximum(total - diagonal - rest, 0)
+  if u.shape[-2] == u.shape[-1] == vt.shape[-1]:  # what there is is rounding
+    outside = jnp.zeros_like(outside)
   total = diagonal + rest + outside
   total = jnp.where(total > 0, total, 1)
   return diagonal / total, rest / total, outside / total

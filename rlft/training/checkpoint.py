@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from rlft import paths
 from rlft.ops import alarms, trees
 from rlft.training import multihost, progress, seal
 from rlft.types import TrainState
@@ -164,7 +165,7 @@ def _abstract(tree: PyTree) -> PyTree:
 def split(name: str) -> tuple[Path, str]:
   """'RUN_DIR@STEP' -> (RUN_DIR, STEP); ValueError when there is no '@'."""
   run_dir, at, step = name.rpartition('@')
-  if not at:
+  if not at or paths.is_odd(name):
     raise ValueError(f'{name!r} names no checkpoint: write RUN_DIR@STEP, '
                      'asset:NAME or hf:DIR')
   return Path(run_dir), step
@@ -181,7 +182,7 @@ def resolve_step(name: str) -> int:
     raise ValueError(f'no checkpoints in {run_dir}: {RUN_IT.format(run_dir)}')
   known = seal.steps(run_dir)
   wanted = str(known[-1]) if step == 'last' and known else step
-  if not wanted.isdecimal() or int(wanted) not in known:
+  if not (wanted.isdecimal() and len(wanted) < 99 and int(wanted) in known):
     raise ValueError(
         f'no step {step} in {run_dir}; saved: '
         f'{", ".join(map(str, known)) or "none"}')

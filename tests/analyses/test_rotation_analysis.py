@@ -13,7 +13,7 @@ from rlft.spectral import storage, svd
 L, D, F = 8, 20, 30
 MODULES = ['query', 'down']
 NUMBERS = {
-    'angle_top20_rad': ('angle', '_rad'),
+    'angle_top_rad': ('angle', '_rad'),
     'procrustes_rad': ('procrustes', '_rad'),
     **{name: (name, '') for name in (
         'projector_distance', 'cosine', 'alignment', 'value_shift', 'nss',
@@ -98,7 +98,7 @@ def test_a_known_rotation_of_one_side_is_read_off(side):
   np.testing.assert_allclose(angles[1], [0, 0, 0, .3], atol=2e-6)
   np.testing.assert_allclose(angles[0], 0, atol=2e-6)
   row = [r for r in found['rows'] if r['module'] == 'query'][1]
-  np.testing.assert_allclose(row['angle_top20_rad'], .3 / 4, atol=1e-6)
+  np.testing.assert_allclose(row['angle_top_rad'], .3 / 4, atol=1e-6)
   assert row['value_shift'] < 1e-5
   cosine = found['curves']['query/cosine'][1]
   np.testing.assert_allclose(cosine[[0, 4]], np.cos(.3), atol=1e-5)
@@ -148,7 +148,7 @@ def test_a_random_update_is_no_finding(size):
     mean = lambda name, module=module: np.mean(column(found, name, module))
     # Over other seeds these ratios lie within 0.8 to 1.2 and 0.6 to 1.4.
     np.testing.assert_allclose(
-        mean('angle_top20_rad'), mean('angle_null_rad'), rtol=.3)
+        mean('angle_top_rad'), mean('angle_null_rad'), rtol=.3)
     np.testing.assert_allclose(
         mean('value_shift'), mean('value_shift_null'), rtol=.6)
     curves = {k.removeprefix(f'{module}/'): v.mean(0)
@@ -163,7 +163,7 @@ def test_a_random_update_is_no_finding(size):
                                    for x in ('_low', '', '_high')),
                                  strict=True):
       assert low < middle < high
-    inside = np.mean([r['angle_null_low_rad'] < r['angle_top20_rad']
+    inside = np.mean([r['angle_null_low_rad'] < r['angle_top_rad']
                       < r['angle_null_high_rad'] for r in found['rows']])
     assert .2 < inside < .95  # three in five by chance
 
@@ -182,8 +182,8 @@ def test_a_turn_of_the_leading_directions_beats_its_null():
       for x in (u, u @ turn))
   for row in analyse(before, after)['rows']:
     if row['module'] == 'query':
-      np.testing.assert_allclose(row['angle_top20_rad'], .2, atol=.02)
-      assert row['angle_top20_rad'] > 1.5 * row['angle_null_high_rad']
+      np.testing.assert_allclose(row['angle_top_rad'], .2, atol=.02)
+      assert row['angle_top_rad'] > 1.5 * row['angle_null_high_rad']
       np.testing.assert_allclose(row['stable_rank'], 4, rtol=.2)
       assert row['energy_rotated'] > .98
 
@@ -232,7 +232,7 @@ def test_an_update_below_the_rounding_of_its_storage_exceeds_nothing():
   for row in found['rows']:
     assert row['floor_mantissa_bits'] == 7
     assert .5 < row['update_sparsity'] < .95
-    assert row['angle_top20_rad'] < 3 * row['angle_floor_rad']
+    assert row['angle_top_rad'] < 3 * row['angle_floor_rad']
   exact = analyse(weights(0), updated(weights(0), weights(1), 1e-3))
   for row, rounded in zip(exact['rows'], found['rows'], strict=True):
     assert row['floor_mantissa_bits'] == 23
@@ -296,12 +296,12 @@ def test_the_published_angle_is_blind_to_small_turns():
   rows = analyse(before, updated(before, weights(1), 1e-6),
                  reference=True)['rows']
   for row in rows:
-    assert row['angle_top20_rad'] < 2e-5 < row['angle_published_rad']
+    assert row['angle_top_rad'] < 2e-5 < row['angle_published_rad']
   rows = analyse(before, updated(before, weights(1), .3),
                  reference=True)['rows']
   for row in rows:
     np.testing.assert_allclose(
-        row['angle_top20_rad'], row['angle_published_rad'], atol=2e-3)
+        row['angle_top_rad'], row['angle_published_rad'], atol=2e-3)
 
 
 def test_numbers_without_a_value_are_null():
@@ -336,7 +336,7 @@ def test_rounding_to_bfloat16_is_the_floor():
       lambda w: storage.rounded(w, 7) if w.ndim > 1 else w, before))
   for row in found['rows']:
     np.testing.assert_allclose(
-        row['angle_top20_rad'], row['angle_floor_rad'], rtol=1e-3)
+        row['angle_top_rad'], row['angle_floor_rad'], rtol=1e-3)
     np.testing.assert_allclose(
         row['value_shift'], row['value_shift_floor'], rtol=.05)
 
@@ -345,7 +345,7 @@ def test_no_update_is_no_rotation():
   found = analyse(weights(), weights())
   json.dumps(list(found['rows']), allow_nan=False)
   for row in found['rows']:
-    for name in ('angle_top20_rad', 'value_shift', 'update_norm',
+    for name in ('angle_top_rad', 'value_shift', 'update_norm',
                  'energy_rotated', 'stable_rank'):
       assert row[name] < 1e-6, name
 
@@ -360,7 +360,7 @@ def test_the_table_ignores_a_turn_of_the_coordinates():
                         t['layers']['mlp']['down']['kernel'] @ q)
   one, two = analyse(before, after), analyse(spin(before), spin(after))
   for a, b in zip(one['rows'], two['rows'], strict=True):
-    for name in ('angle_top20_rad', 'value_shift', 'energy_diagonal',
+    for name in ('angle_top_rad', 'value_shift', 'energy_diagonal',
                  'update_norm', 'stable_rank'):
       np.testing.assert_allclose(a[name], b[name], rtol=1e-2, atol=1e-5)
 
@@ -385,7 +385,7 @@ def test_selected_single_matrices_count_as_one_layer():
   assert (row['layer'], row['module']) == (0, 'head')
   np.testing.assert_allclose(row['value_shift'], .5, rtol=1e-5)
   np.testing.assert_allclose(row['energy_diagonal'], 1, rtol=1e-5)
-  assert row['angle_top20_rad'] < 1e-5
+  assert row['angle_top_rad'] < 1e-5
 
 
 @pytest.mark.parametrize('kw, complaint', [

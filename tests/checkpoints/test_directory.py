@@ -117,6 +117,16 @@ def test_an_index_may_not_point_outside(sharded, label):
   refuse(sharded, 'points outside its directory: lm_head.weight')
 
 
+@pytest.mark.parametrize('tensor, label', [
+    ('a\nb', 'model-00001-of-00003.safetensors'),
+    ('\x1b[2J', 'model-00001-of-00003.safetensors'),
+    ('\ud800', 'model-00001-of-00003.safetensors'),
+    ('x', 'a\nb.safetensors'), ('x', '\ud800.safetensors')])
+def test_names_are_such_as_can_be_told(sharded, tensor, label):
+  edit_index(sharded, lambda where: where.update({tensor: label}))
+  refuse(sharded, r'is damaged \(the name .*\\')
+
+
 def test_a_link_may_not_point_outside(sharded, tmp_path):
   label = 'model-00002-of-00003.safetensors'
   os.rename(sharded / label, tmp_path / 'elsewhere.safetensors')

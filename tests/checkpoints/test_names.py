@@ -1,4 +1,6 @@
 """Names of tensors: layers, modules, selection; and pairs of checkpoints."""
+import re
+
 import numpy as np
 import pytest
 
@@ -47,9 +49,19 @@ def test_any_matrix_can_be_selected(tmp_path):
   assert place == Place('lm_head.weight', None, '', 0, None, 'lm_head')
 
 
+def test_vectors_that_match_are_left_out_and_told(tmp_path):
+  found = opened(tmp_path / 'm', WEIGHTS)
+  assert names.select(found, '.') == [
+      k for k, v in found.tensors.items() if len(v.shape) == 2]
+  assert re.fullmatch(
+      r'\d+ tensors that match are vectors and are left out, such as .*norm.*',
+      names.left_out(found, '.'))
+  assert names.left_out(found, 'q_proj.weight') is None
+
+
 @pytest.mark.parametrize('pattern, complaint', [
-    ('zebra', 'its matrices: .*q_proj'),
-    ('norm', r'model\.norm\.weight|layernorm\.weight of shape \[32\] is no'),
+    ('zebra', "matches 'zebra'; .* model.layers.N.self_attn.q_proj.weight"),
+    ('norm', "no matrix of .* matches 'norm'; give --select=REGEX for lm_head"),
     ('(', 'is no regex')])
 def test_a_selection_that_makes_no_sense_is_refused(
     tmp_path, pattern, complaint):

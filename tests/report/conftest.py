@@ -135,7 +135,7 @@ def write_panel(run_dir, hands, step, rates):
 def write_rotation(run_dir, rng, before, after, turn=.3):
   """rotation.json and rotation.npz of 4 layers."""
   rows = [{'layer': layer, 'module': module,
-           'angle_top20_rad': turn + .05 * layer + .1 * rng.random(),
+           'angle_top_rad': turn + .05 * layer + .1 * rng.random(),
            'angle_null_rad': .35 + .05 * rng.random(),
            'angle_floor_rad': 1e-4, 'value_shift': .01 + .004 * rng.random(),
            'value_shift_null': .03 + .004 * rng.random(),

@@ -15,7 +15,7 @@ LAYERS, MODULES, RANK = 5, ('q_proj', 'experts.w1'), 40
 
 def row(layer, module, expert=None):
   found = {
-      'layer': layer, 'module': module, 'angle_top20_rad': .1 + layer,
+      'layer': layer, 'module': module, 'angle_top_rad': .1 + layer,
       'angle_null_rad': .1, 'value_shift': .02, 'value_shift_null': .01,
       'energy_diagonal': .1, 'energy_rotated': .7, 'energy_outside': .2,
       'energy_diagonal_null': .05, 'update_norm': 3.0, 'weight_norm': 30.0,
@@ -28,10 +28,10 @@ def folder(tmp_path):
   """A comparison of five layers, two experts in each."""
   rows = [r for layer in range(LAYERS) for r in (
       row(layer, 'q_proj'), row(layer, 'experts.w1', 0),
-      row(layer, 'experts.w1', 1) | {'angle_top20_rad': .3 + layer})]
+      row(layer, 'experts.w1', 1) | {'angle_top_rad': .3 + layer})]
   table = {
       'before': f'/runs/{HOSTILE}', 'after': 'b', 'null': 'a null', 'top': .2,
-      'warnings': [HOSTILE], 'settings': {'top': .2}, 'versions': {'rlft': '0'},
+      'warnings': [HOSTILE], 'settings': {'top': .2}, 'draws': 2, 'versions': {'rlft': '0'},
       'inputs': {role: {'files': {HOSTILE: 'ab'}, 'tensors': {}}
                  for role in ('before', 'after')}, 'rows': rows}
   (tmp_path / 'rotation.json').write_text(json.dumps(table))

@@ -27,7 +27,7 @@ def test_the_promised_keys(summary):
     assert set(curve[0]) == {'step', 'id', 'ood'}
     assert {'n', 'success', 'low', 'high'} <= set(curve[0]['id'])
   assert [r['from_step'] for r in summary['rl']] == [0, 50, 200, 300, 600]
-  assert {'layer', 'module', 'angle_top20_rad', 'angle_null_rad',
+  assert {'layer', 'module', 'angle_top_rad', 'angle_null_rad',
           'value_shift', 'value_shift_null'} <= set(summary['rotation'][0])
   assert {'edit', 'id', 'ood', 'distance_to_sft', 'distance_to_base'} <= set(
       summary['restoration'][0])
@@ -65,8 +65,8 @@ def test_rotation_rows_are_averaged(summary, written):
                      .read_text())['rows'] for seed in (0, 1)]
   for found, one, two in zip(summary['rotation'], *rows, strict=True):
     assert (found['layer'], found['module']) == (one['layer'], one['module'])
-    assert found['angle_top20_rad'] == pytest.approx(
-        (one['angle_top20_rad'] + two['angle_top20_rad']) / 2)
+    assert found['angle_top_rad'] == pytest.approx(
+        (one['angle_top_rad'] + two['angle_top_rad']) / 2)
     assert found['seeds'] == 2
 
 
