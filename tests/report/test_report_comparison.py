@@ -31,7 +31,8 @@ def folder(tmp_path):
       row(layer, 'experts.w1', 1) | {'angle_top_rad': .3 + layer})]
   table = {
       'before': f'/runs/{HOSTILE}', 'after': 'b', 'null': 'a null', 'top': .2,
-      'warnings': [HOSTILE], 'settings': {'top': .2}, 'draws': 2, 'versions': {'rlft': '0'},
+      'warnings': [HOSTILE], 'settings': {'top': .2}, 'draws': 2,
+      'versions': {'rlft': '0'},
       'inputs': {role: {'files': {HOSTILE: 'ab'}, 'tensors': {}}
                  for role in ('before', 'after')}, 'rows': rows}
   (tmp_path / 'rotation.json').write_text(json.dumps(table))
