@@ -15,7 +15,7 @@ import numpy as np
 from rlft import envs, episodes, policy
 from rlft.ops import intervals, log_probs, masked
 from rlft.tokenizer import Tokenizer
-from rlft.training import metrics
+from rlft.training import disk, metrics
 from rlft.types import Task
 
 
@@ -243,7 +243,8 @@ def record(
       r['eval']: r for r in (metrics.read(log) if log.exists() else ())
       if r['step'] == step}
   path = run_dir / 'samples' / f'{step:06d}.jsonl'
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with disk.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
   for evaluation in evaluations:
     if evaluation.name in rows:
       continue  # reached before an interruption
@@ -253,7 +254,9 @@ def record(
     others = [
         s for s in (metrics.read(path) if path.exists() else ())
         if s['eval'] != evaluation.name]
-    path.write_text(''.join(json.dumps(s) + '\n' for s in others + some))
+    lines = ''.join(json.dumps(s) + '\n' for s in others + some)
+    with disk.writing(path):
+      path.write_text(lines)
     rows[evaluation.name] = row
     metrics.append(log, {'step': step, **row})
   return rows

@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 
 from rlft import analyze, check, directory, report, train
-from rlft.training import metrics, progress
+from rlft.training import disk, metrics, progress
 
 
 def stage(
@@ -145,5 +145,6 @@ def read_stages(study_dir: Path) -> list[dict]:
 def write_stages(study_dir: Path, rows: list[dict]) -> None:
   """Replaces stages.json in one step."""
   temporary = study_dir / 'stages.json.tmp'
-  temporary.write_text(json.dumps(rows, indent=1) + '\n')
-  temporary.replace(study_dir / 'stages.json')
+  with disk.writing(study_dir / 'stages.json'):
+    temporary.write_text(json.dumps(rows, indent=1) + '\n')
+    temporary.replace(study_dir / 'stages.json')

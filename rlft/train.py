@@ -15,6 +15,7 @@ from rlft.training import (
     metrics,
     preemption,
     progress,
+    saving,
     seal,
     steps,
 )
@@ -26,8 +27,7 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   job = binding.build(config)
   if not seal.steps(run_dir) and config.num_steps and job.online:
     begin(job, config.model.get('dtype', 'float32'))
-  keep = config.checkpoint.keep or None
-  with checkpoint.open_manager(run_dir, keep=keep) as manager:
+  with checkpoint.open_manager(run_dir) as manager:
     state, source_state = job.state, job.source.init()
     found = checkpoint.restore_latest(manager, state)
     if found is not None:
@@ -77,6 +77,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       run_dir, start, job.analyses, starting_policy(job, manager))
   meta = {'num_steps': config.num_steps}
   limits = config.limits.to_dict()
+  saver = saving.Saver(manager, keep=config.checkpoint.keep)
 
   def settle(step):
     due = binding.marks(config.evaluate, config.num_steps)
@@ -84,7 +85,7 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       evaluate.record(
           run_dir, step, job.evaluations, lora.merge(state.params))
     if step in binding.marks(config.checkpoint, config.num_steps):
-      checkpoint.save(manager, state, source_state, meta)
+      saver.save(state, source_state, meta)
 
   try:
     settle(start)
@@ -116,7 +117,8 @@ def loop(config, run_dir, job, manager, state, source_state) -> TrainState:
       settle(step + 1)
       clock.lap('settle')
   except preemption.Preempted:
-    checkpoint.save(manager, state, source_state, meta)
+    saver.save(state, source_state, meta)
+    saver.finish()
     raise
-  writer.board.close()
+  saver.finish()
   return state

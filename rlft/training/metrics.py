@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import tensorboardX
+
+from rlft.training import board, disk
 
 COMPILE = '/jax/core/compile/backend_compile_duration'
 
@@ -15,16 +16,17 @@ COMPILE = '/jax/core/compile/backend_compile_duration'
 class Writer(NamedTuple):
   """Where a run's numbers go."""
   path: Path
-  board: tensorboardX.SummaryWriter
+  events: Path  # for TensorBoard
 
 
 def open_writer(run_dir: Path, step: int) -> Writer:
   """Opens the log; lines of a step beyond `step` are a lost run's and go."""
   path = run_dir / 'metrics.jsonl'
   truncate(path, step)
-  board = tensorboardX.SummaryWriter(
-      str(run_dir / 'tensorboard'), purge_step=step + 1)
-  return Writer(path, board)
+  events = board.name(run_dir / 'tensorboard')
+  with disk.writing(events):
+    board.begin(events, step + 1)
+  return Writer(path, events)
 
 
 def truncate(path: Path, step: int) -> None:
@@ -33,8 +35,9 @@ def truncate(path: Path, step: int) -> None:
     return
   kept = [row for row in read(path) if row['step'] <= step]
   temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-  temporary.replace(path)
+  with disk.writing(path):
+    temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+    temporary.replace(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -58,17 +61,19 @@ def write(writer: Writer, step: int, metrics: Mapping[str, Any]) -> dict:
   """Appends one row; returns it."""
   row = {'step': step, **plain(metrics)}
   append(writer.path, row)
-  for name, value in row.items():
-    if name != 'step' and value is not None:
-      writer.board.add_scalar(name, value, step)
+  with disk.writing(writer.events):
+    board.add(writer.events, step, {
+        k: v for k, v in row.items() if k != 'step' and v is not None})
   return row
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-  """One row at the end of a JSONL file."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  """One row at the end of a JSONL file; disk.Unsaved where that cannot be."""
+  line = json.dumps(row) + '\n'
+  with disk.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+      file.write(line)
 
 
 class Compilations:
