@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import jax
 
 AGAIN = ('make room there, or see why it cannot be written, and start the same '
          'command again: it goes on')
+
+LATE = re.compile('.*(Event loop is closed|was never awaited)')
 
 
 class Unsaved(ValueError):
@@ -63,15 +66,16 @@ def quiet() -> Iterator[None]:
 
   Tasks that were given up end after their loop, whenever they are collected.
   """
-  logs, hook = [logging.getLogger(x) for x in ('absl', 'asyncio')], (
-      sys.unraisablehook)
-  brief = lambda record: not record.exc_info
-  late = lambda told: str(told.exc_value) == 'Event loop is closed'
+  logs = [logging.getLogger(name) for name in ('absl', 'asyncio')]
+  hook, brief = sys.unraisablehook, lambda record: not record.exc_info
+  late = lambda told: LATE.search(str(told.exc_value))
   sys.unraisablehook = lambda told: None if late(told) else hook(told)
   for log in logs:
     log.addFilter(brief)
   try:
-    yield
+    with warnings.catch_warnings():
+      warnings.filterwarnings('ignore', LATE.pattern, RuntimeWarning)
+      yield
   finally:
     sys.unraisablehook = hook
     for log in logs:

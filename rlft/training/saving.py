@@ -32,7 +32,7 @@ class Saver:
     self.manager, self.keep = manager, keep
     self.folder = Path(str(manager.directory))
     self.under_way: int | None = None  # the step that is being written
-    self.failed: list[int] = []  # the last steps, in a row
+    self.failed: list[str] = []  # what became of the last saves, in a row
     self.left: set[int] = set()  # steps of which something may be left
 
   def save(
@@ -90,7 +90,7 @@ class Saver:
     self.settle()
     self._drop(self.left)
     if self.failed:
-      raise disk.Unsaved(self._told('the last one'))
+      raise self._end('the last one')
 
   def _give_up(self, step: int) -> None:
     """Removes what is half written: it would keep a full disk full."""
@@ -103,17 +103,17 @@ class Saver:
     disk.collect()
 
   def _missed(self, step: int, refused: str) -> None:
-    self.failed.append(step)
     refused = refused or 'another process could not write its part'
-    line = f'step {step} is not saved: {refused}'
+    self.failed.append(f'step {step} is not saved: {refused}')
     if len(self.failed) >= LIMIT:
-      raise disk.Unsaved(f'{line}; {self._told("the second in a row")}')
-    progress.say(f'rlft: {line}; {self._newest()}, and the next save that is '
-                 'due tries again')
+      raise self._end('the second in a row')
+    progress.say(f'rlft: {self.failed[-1]}; {self._newest()}, and the next '
+                 'save that is due tries again')
 
-  def _told(self, which: str) -> str:
-    return (f'this save failed, {which}, {self._newest()}: {disk.AGAIN} from '
-            'there')
+  def _end(self, which: str) -> disk.Unsaved:
+    return disk.Unsaved(
+        f'{self.failed[-1]}; this save failed, {which}, {self._newest()}: '
+        f'{disk.AGAIN} from there')
 
   def _newest(self) -> str:
     run_dir = self.folder.parent
