@@ -15,7 +15,7 @@ import numpy as np
 from rlft import envs, episodes, policy
 from rlft.ops import intervals, log_probs, masked, sharding
 from rlft.tokenizer import Tokenizer
-from rlft.training import metrics, multihost
+from rlft.training import disk, metrics, multihost
 from rlft.types import Task
 
 
@@ -246,7 +246,8 @@ def record(
   rows = {r['eval']: r for r in multihost.told(
       lambda: metrics.read(log) if log.exists() else []) if r['step'] == step}
   path = run_dir / 'samples' / f'{step:06d}.jsonl'
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with disk.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
   for evaluation in evaluations:
     if evaluation.name in rows:
       continue  # reached before an interruption
@@ -257,7 +258,9 @@ def record(
       others = [
           s for s in (metrics.read(path) if path.exists() else ())
           if s['eval'] != evaluation.name]
-      path.write_text(''.join(json.dumps(s) + '\n' for s in others + some))
+      lines = ''.join(json.dumps(s) + '\n' for s in others + some)
+      with disk.writing(path):
+        path.write_text(lines)
     rows[evaluation.name] = row
     metrics.append(log, {'step': step, **row})
   return rows

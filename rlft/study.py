@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 
 from rlft import analyze, check, directory, report, train
-from rlft.training import metrics, multihost, progress
+from rlft.training import disk, metrics, multihost, progress
 
 
 def stage(
@@ -149,5 +149,6 @@ def write_stages(study_dir: Path, rows: list[dict]) -> None:
   if not multihost.leads():
     return
   temporary = study_dir / 'stages.json.tmp'
-  temporary.write_text(json.dumps(rows, indent=1) + '\n')
-  temporary.replace(study_dir / 'stages.json')
+  with disk.writing(study_dir / 'stages.json'):
+    temporary.write_text(json.dumps(rows, indent=1) + '\n')
+    temporary.replace(study_dir / 'stages.json')

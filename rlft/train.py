@@ -17,6 +17,7 @@ from rlft.training import (
     multihost,
     preemption,
     progress,
+    saving,
     seal,
     steps,
     watchdog,
@@ -38,8 +39,7 @@ def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   job = binding.build(config)
   if not seal.steps(run_dir) and config.num_steps and job.online:
     begin(job, config.model.get('dtype', 'float32'))
-  keep = config.checkpoint.keep or None
-  with checkpoint.open_manager(run_dir, keep=keep) as manager:
+  with checkpoint.open_manager(run_dir) as manager:
     state, source_state = job.state, job.source.init()
     found = checkpoint.restore_latest(manager, state)
     if found is not None:
@@ -105,6 +105,7 @@ def loop(
   limits = config.limits.to_dict()
   logged = {1, config.num_steps} | set(
       range(0, config.num_steps, config.log.every))
+  saver = saving.Saver(manager, keep=config.checkpoint.keep)
 
   def settle(step):
     due = binding.marks(config.evaluate, config.num_steps)
@@ -112,7 +113,7 @@ def loop(
       evaluate.record(
           run_dir, step, job.evaluations, lora.merge(state.params))
     if step in binding.marks(config.checkpoint, config.num_steps):
-      checkpoint.save(manager, state, source_state, meta)
+      saver.save(state, source_state, meta)
 
   try:
     agree(config, state, source_state)
@@ -147,8 +148,8 @@ def loop(
       clock.lap('settle')
       settled()
   except preemption.Preempted:
-    checkpoint.save(manager, state, source_state, meta)
+    saver.save(state, source_state, meta)
+    saver.finish()
     raise
-  if writer.board:
-    writer.board.close()
+  saver.finish()
   return state

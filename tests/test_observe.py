@@ -189,7 +189,7 @@ def test_a_run_that_was_stopped_has_every_row_once(tmp_path, call, begun):
 def test_the_base_is_a_copy_on_the_same_devices(tmp_path):
   """Step 0 lives on when the state is donated, laid out as it was."""
   job = job_of('sft')
-  with checkpoint.open_manager(tmp_path, keep=None) as manager:
+  with checkpoint.open_manager(tmp_path) as manager:
     fresh = train.starting_policy(job, manager)
     checkpoint.save(manager, job.state, 0, {})
     manager.wait_until_finished()

@@ -100,7 +100,7 @@ def run_dir(tmp_path):
   folder.mkdir()
   (folder / 'config.json').write_text(door.to_json(tiny.sft_config()))
   params = {'policy': TREE, 'critic': {'w': np.zeros(1, np.float32)}}
-  with checkpoint.open_manager(folder, keep=None) as manager:
+  with checkpoint.open_manager(folder) as manager:
     for step in (0, 3):
       checkpoint.save(manager, TrainState(
           jnp.asarray(step, jnp.int32), jax.tree.map(jnp.asarray, params), (),

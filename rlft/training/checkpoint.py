@@ -3,8 +3,10 @@
 `RUN_DIR@STEP` names one. The policy's parameters are an item of their own, so
 that another run can start from them without knowing this run's optimizer.
 """
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,49 @@ from jaxtyping import PyTree
 
 from rlft import paths
 from rlft.ops import alarms, trees
-from rlft.training import multihost, progress, seal
+from rlft.training import disk, multihost, progress, seal
 from rlft.types import TrainState
 
 RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
 
 
-def open_manager(run_dir: Path, *, keep: int | None) -> ocp.CheckpointManager:
-  """The manager of RUN_DIR/checkpoints; use it as a context manager.
+@contextlib.contextmanager
+def open_manager(run_dir: Path) -> Iterator[ocp.CheckpointManager]:
+  """The manager of RUN_DIR/checkpoints, which keeps every step.
 
-  `keep` is the number of newest steps to keep; None keeps all.
+  Raises disk.Unsaved at its end for a save that failed and that nobody waited
+  for, unless something else has been raised.
   """
-  preservation = (
-      None if keep is None else ocp.checkpoint_managers.LatestN(keep))
   options = ocp.CheckpointManagerOptions(
-      preservation_policy=preservation,
       atomicity_options=ocp.options.AtomicityOptions(
           mode=ocp.options.AtomicityMode.COMMIT_FILE),
       cleanup_tmp_directories=True,
       step_format_fixed_length=6)
-  return ocp.CheckpointManager(run_dir.resolve() / 'checkpoints',
-                               options=options)
+  folder = run_dir.resolve() / 'checkpoints'
+  with disk.quiet():
+    manager = ocp.CheckpointManager(folder, options=options)
+    try:
+      yield manager
+    except BaseException:
+      with contextlib.suppress(disk.Unsaved):
+        _close(manager, folder)
+      raise
+    _close(manager, folder)
+
+
+def _close(manager: ocp.CheckpointManager, folder: Path) -> None:
+  try:
+    with disk.writing(folder, Exception):
+      manager.close()
+    return
+  except disk.Unsaved as error:
+    told = str(error)
+  for _ in range(3):  # it has only waited, and told one error of several
+    with contextlib.suppress(Exception):
+      manager.close()
+      break
+  disk.collect()
+  raise disk.Unsaved(told)
 
 
 def save(
@@ -45,7 +69,7 @@ def save(
   """Saves at `state.step`, in the background; a step saved before is kept.
 
   Raises alarms.Halt for a state that is not finite: it would pass for the
-  newest good one.
+  newest good one; disk.Unsaved where the save cannot even begin.
   """
   step = int(state.step)
   if step in manager.all_steps():
@@ -55,10 +79,12 @@ def save(
   if bad:
     raise alarms.Halt(f'step {step} is not saved: {bad[0]} is not finite '
                       f'({len(bad)} such)')
-  manager.save(step, args=ocp.args.Composite(
-      **{k: ocp.args.StandardSave(v) for k, v in parts.items()},
-      seal=ocp.args.JsonSave(seal.seal(
-          parts, step=step, source=source_state, meta=meta))))
+  told = seal.seal(parts, step=step, source=source_state, meta=meta)
+  folder = Path(str(manager.directory)) / f'{step:06d}'
+  with disk.writing(folder, Exception, then=''):
+    manager.save(step, args=ocp.args.Composite(
+        **{k: ocp.args.StandardSave(v) for k, v in parts.items()},
+        seal=ocp.args.JsonSave(told)))
 
 
 def _parts(state: TrainState) -> dict[str, PyTree]:
@@ -68,7 +94,7 @@ def _parts(state: TrainState) -> dict[str, PyTree]:
 
 def save_params(run_dir: Path, step: int, params: PyTree) -> None:
   """Saves parameters alone, at a step of a run directory."""
-  with open_manager(run_dir, keep=None) as manager:
+  with open_manager(run_dir) as manager:
     manager.save(step, args=ocp.args.Composite(
         params=ocp.args.StandardSave(params),
         seal=ocp.args.JsonSave(seal.seal({'params': params}, step=step))))

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import tensorboardX
 
-from rlft.training import multihost
+from rlft.training import board, disk, multihost
 
 COMPILE = '/jax/core/compile/backend_compile_duration'
 
@@ -17,17 +16,18 @@ COMPILE = '/jax/core/compile/backend_compile_duration'
 class Writer(NamedTuple):
   """Where a run's numbers go; of several processes the first one's."""
   path: Path
-  board: tensorboardX.SummaryWriter | None
+  events: Path  # for TensorBoard
 
 
 def open_writer(run_dir: Path, step: int) -> Writer:
   """Opens the log; lines of a step beyond `step` are a lost run's and go."""
   path = run_dir / 'metrics.jsonl'
   truncate(path, step)
-  board = tensorboardX.SummaryWriter(
-      str(run_dir / 'tensorboard'), purge_step=step + 1
-  ) if multihost.leads() else None
-  return Writer(path, board)
+  events = board.name(run_dir / 'tensorboard')
+  if multihost.leads():
+    with disk.writing(events):
+      board.begin(events, step + 1)
+  return Writer(path, events)
 
 
 def truncate(path: Path, step: int) -> None:
@@ -36,8 +36,9 @@ def truncate(path: Path, step: int) -> None:
     return
   kept = [row for row in read(path) if row['step'] <= step]
   temporary = path.with_suffix('.tmp')
-  temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-  temporary.replace(path)
+  with disk.writing(path):
+    temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+    temporary.replace(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -61,19 +62,25 @@ def write(writer: Writer, step: int, metrics: Mapping[str, Any]) -> dict:
   """Appends one row; returns it."""
   row = {'step': step, **plain(metrics)}
   append(writer.path, row)
-  for name, value in row.items():
-    if writer.board and name != 'step' and value is not None:
-      writer.board.add_scalar(name, value, step)
+  if multihost.leads():
+    with disk.writing(writer.events):
+      board.add(writer.events, step, {
+          k: v for k, v in row.items() if k != 'step' and v is not None})
   return row
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-  """One row at the end of a JSONL file, by the first process."""
+  """One row at the end of a JSONL file, by the first process.
+
+  disk.Unsaved where that cannot be.
+  """
   if not multihost.leads():
     return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open('a') as file:
-    file.write(json.dumps(row) + '\n')
+  line = json.dumps(row) + '\n'
+  with disk.writing(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a') as file:
+      file.write(line)
 
 
 class Compilations:

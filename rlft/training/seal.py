@@ -4,11 +4,8 @@ Orbax keeps no checksum of array data: a flipped bit is restored as if it had
 been saved. A seal is a JSON object with the fingerprint of every leaf, and the
 sha256 of itself.
 """
-import gc
 import hashlib
 import json
-import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import jax
 from jaxtyping import PyTree
 
 from rlft.ops import trees
+from rlft.training import disk
 
 SUM = 'sha256'
 
@@ -114,12 +112,7 @@ def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
     # Its first line only: the error itself would keep those reads alive.
     lines = str(error).strip().splitlines() or ['']
     said = f'{type(error).__name__}: {lines[0][:200]}'
-  hook, log = sys.unraisablehook, logging.getLogger('asyncio')
-  sys.unraisablehook, log.disabled = lambda _: None, True
-  try:
-    gc.collect()
-  finally:
-    sys.unraisablehook, log.disabled = hook, False
+  disk.collect()
   raise Damaged(f'{unreadable(run_dir, step)} (it says {said})')
 
 

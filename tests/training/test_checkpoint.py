@@ -28,8 +28,8 @@ def bits(tree):
       for x in jax.tree.leaves(tree)]
 
 
-def fill(run_dir, steps, keep=None):
-  with checkpoint.open_manager(run_dir, keep=keep) as manager:
+def fill(run_dir, steps):
+  with checkpoint.open_manager(run_dir) as manager:
     for step in steps:
       checkpoint.save(manager, state_at(step), {'seen': step}, {'note': 1})
 
@@ -42,7 +42,7 @@ def run_dir(tmp_path_factory):
 
 
 def test_a_state_comes_back_to_the_bit(run_dir):
-  with checkpoint.open_manager(run_dir, keep=None) as manager:
+  with checkpoint.open_manager(run_dir) as manager:
     assert manager.latest_step() == 12
     state, source_state = checkpoint.restore(manager, 5, state_at(0))
   assert jax.tree.structure(state) == jax.tree.structure(state_at(5))
@@ -58,7 +58,7 @@ def test_parameters_come_back_without_the_optimizer(run_dir):
 
 def test_a_state_of_another_shape_is_refused(run_dir):
   other = state_at(0)._replace(params={'policy': {'w': jnp.zeros(4)}})
-  with (checkpoint.open_manager(run_dir, keep=None) as manager,
+  with (checkpoint.open_manager(run_dir) as manager,
         pytest.raises(ValueError)):
     checkpoint.restore(manager, 5, other)
 
@@ -105,20 +105,15 @@ def test_a_step_that_was_not_committed_is_not_there(run_dir, tmp_path):
   (newest / 'commit_success.txt').unlink()
   (copy / 'checkpoints' / '000099').mkdir()
   assert seal.steps(copy) == [0, 5]
-  with checkpoint.open_manager(copy, keep=None) as manager:
+  with checkpoint.open_manager(copy) as manager:
     assert manager.latest_step() == 5
     checkpoint.save(manager, state_at(12), {'seen': 12}, {})
   assert seal.steps(copy) == [0, 5, 12]
 
 
-def test_the_newest_are_kept(tmp_path):
-  fill(tmp_path, [1, 2, 3, 4], keep=2)
-  assert seal.steps(tmp_path) == [3, 4]
-
-
 def test_a_step_that_is_there_is_not_written_again(tmp_path):
   fill(tmp_path, [1])
-  with checkpoint.open_manager(tmp_path, keep=None) as manager:
+  with checkpoint.open_manager(tmp_path) as manager:
     other = state_at(1)._replace(params=jax.tree.map(jnp.zeros_like, PARAMS))
     checkpoint.save(manager, other, {}, {})
   assert bits(checkpoint.load_params(f'{tmp_path}@1')) == bits(PARAMS)

@@ -54,7 +54,6 @@ def test_a_writer_appends_rows_and_events(tmp_path):
     row = metrics.write(writer, start + 1, {'loss': jnp.float32(1.5)})
     assert row == {'step': start + 1, 'loss': 1.5}
     metrics.write(writer, start + 2, {'loss': jnp.nan})
-    writer.board.close()
   assert metrics.read(tmp_path / 'metrics.jsonl') == [
       {'step': 1, 'loss': 1.5}, {'step': 2, 'loss': 1.5},
       {'step': 3, 'loss': None}]

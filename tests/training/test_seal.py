@@ -43,7 +43,7 @@ def flip(path, bit):
 
 
 def latest(run_dir):
-  with checkpoint.open_manager(run_dir, keep=None) as manager:
+  with checkpoint.open_manager(run_dir) as manager:
     return checkpoint.restore_latest(manager, state_at(0))
 
 
@@ -58,7 +58,7 @@ def test_a_flipped_bit_is_seen_or_changes_nothing(run_dir, item):
     kept = path.read_bytes()
     for _ in range(3):
       flip(path, int(rng.integers(8 * len(kept))))
-      with checkpoint.open_manager(run_dir, keep=None) as manager:
+      with checkpoint.open_manager(run_dir) as manager:
         try:
           state, source = checkpoint.restore(manager, 12, state_at(0))
         except ValueError:
@@ -75,12 +75,12 @@ def test_a_number_that_was_changed_is_seen(run_dir, whole):
   shutil.rmtree(step / 'params')
   other = whole.parent / 'other'
   if not other.exists():
-    with checkpoint.open_manager(other, keep=None) as manager:
+    with checkpoint.open_manager(other) as manager:
       state = state_at(12)
       checkpoint.save(manager, state._replace(
           params=jax.tree.map(lambda x: x * 2, state.params)), {}, {})
   shutil.copytree(other / 'checkpoints' / '000012' / 'params', step / 'params')
-  with (checkpoint.open_manager(run_dir, keep=None) as manager,
+  with (checkpoint.open_manager(run_dir) as manager,
         pytest.raises(seal.Damaged, match='is not what was saved')):
     checkpoint.restore(manager, 12, state_at(0))
   with pytest.raises(seal.Damaged, match='is not what was saved'):
@@ -108,7 +108,7 @@ def test_a_damaged_step_is_set_aside_and_the_one_before_taken(
   assert int(state.step) == 5 and source == {'seen': 5}
   assert seal.steps(run_dir) == [0, 5]
   assert (run_dir / 'checkpoints' / '000012.corrupt').is_dir()
-  with checkpoint.open_manager(run_dir, keep=None) as manager:
+  with checkpoint.open_manager(run_dir) as manager:
     checkpoint.save(manager, state_at(12), {'seen': 12}, {})
   assert int(latest(run_dir)[0].step) == 12
 
@@ -120,7 +120,7 @@ def test_what_is_no_damage_sets_nothing_aside(run_dir, monkeypatch, error):
   def fail(*_, **__):
     raise error
 
-  with checkpoint.open_manager(run_dir, keep=None) as manager:
+  with checkpoint.open_manager(run_dir) as manager:
     monkeypatch.setattr(manager, 'restore', fail)
     with pytest.raises(type(error)):
       checkpoint.restore_latest(manager, state_at(0))
@@ -153,7 +153,7 @@ def test_another_model_is_no_damage(run_dir, change, told):
   state = state_at(0)
   other = state._replace(params={
       **state.params, 'policy': change(state.params['policy'])})
-  with (checkpoint.open_manager(run_dir, keep=None) as manager,
+  with (checkpoint.open_manager(run_dir) as manager,
         pytest.raises(ValueError, match=told) as error):
     checkpoint.restore_latest(manager, other)
   assert not isinstance(error.value, seal.Damaged)
