@@ -40,8 +40,8 @@ parity-full: parity
 # runs that are killed, signalled, hung and made to differ, in processes of
 # their own
 faults: $(VENV)/.tested
-	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -x --durations=0 \
-		-o python_files='drill_*.py' tests/faults
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=load \
+		--durations=20 -o python_files='drill_*.py' tests/faults
 
 faults-full: export FAULTS_KILLS = 30
 faults-full: faults

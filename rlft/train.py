@@ -40,14 +40,17 @@ def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   if not seal.steps(run_dir) and config.num_steps and job.online:
     begin(job, config.model.get('dtype', 'float32'))
   with checkpoint.open_manager(run_dir) as manager:
-    state, source_state = job.state, job.source.init()
+    state, source_state, fruitless = job.state, job.source.init(), 0
     found = checkpoint.restore_latest(manager, state)
     if found is not None:
       state, source_state = found
+      told = seal.sealed(run_dir, int(state.step))
+      fruitless = told['meta']['fruitless']
       progress.say(f'{run_dir}: going on from step {int(state.step)}')
     with preemption.heeded(), watchdog.watching() as settled:
       return loop(
-          config, run_dir, job, manager, state, source_state, settled)
+          config, run_dir, job, manager, state, source_state, fruitless,
+          settled)
 
 
 def begin(job: Job, dtype: str) -> None:
@@ -88,7 +91,7 @@ def agree(config, state: TrainState, source_state: Any) -> None:
 
 
 def loop(
-    config, run_dir, job, manager, state, source_state, settled,
+    config, run_dir, job, manager, state, source_state, fruitless, settled,
 ) -> TrainState:
   """source.next, update, analyse, log, evaluate, save.
 
@@ -101,11 +104,14 @@ def loop(
   metrics.truncate(run_dir / 'evals.jsonl', start)
   analyse = observe.recorder(
       run_dir, start, job.analyses, starting_policy(job, manager))
-  meta = {'num_steps': config.num_steps}
   limits = config.limits.to_dict()
   logged = {1, config.num_steps} | set(
       range(0, config.num_steps, config.log.every))
   saver = saving.Saver(manager, keep=config.checkpoint.keep)
+
+  def save():
+    saver.save(state, source_state, {
+        'num_steps': config.num_steps, 'fruitless': fruitless})
 
   def settle(step):
     due = binding.marks(config.evaluate, config.num_steps)
@@ -113,12 +119,12 @@ def loop(
       evaluate.record(
           run_dir, step, job.evaluations, lora.merge(state.params))
     if step in binding.marks(config.checkpoint, config.num_steps):
-      saver.save(state, source_state, meta)
+      save()
 
   try:
     agree(config, state, source_state)
     settle(start)
-    clock, tokens, fruitless, seen = metrics.Clock(), 0, 0, {}
+    clock, tokens, seen = metrics.Clock(), 0, {}
     span = range(start, config.num_steps)
     for step in progress.track(
         span, name=run_dir.name, total=config.num_steps, start=start):
@@ -148,7 +154,7 @@ def loop(
       clock.lap('settle')
       settled()
   except preemption.Preempted:
-    saver.save(state, source_state, meta)
+    save()
     saver.finish()
     raise
   saver.finish()

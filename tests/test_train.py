@@ -327,6 +327,20 @@ def test_a_run_of_numbers_that_are_none_ends(tmp_path, spoil, told, saved):
   assert seal.steps(tmp_path) == saved
 
 
+def test_steps_without_fruit_count_across_an_interruption(tmp_path):
+  job = job_of('sft')._replace(evaluations=())
+  spoilt = job._replace(state=job.state._replace(
+      params=jax.tree.map(lambda p: p * 1e30, job.state.params)))
+  config = CONFIGS['sft']()
+  config.limits.skipped, config.num_steps = 3, 2
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(binding, 'build', lambda config: spoilt)
+    train.run(config, tmp_path)
+    config.num_steps = 4
+    with pytest.raises(alarms.Halt, match='step 3: an update was skipped'):
+      train.run(config, tmp_path)
+
+
 def test_a_batch_in_which_nothing_counts_ends_the_run(tmp_path):
   job = job_of('sft')
 

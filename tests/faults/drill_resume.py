@@ -7,8 +7,15 @@ import pytest
 from tests.faults import drill
 
 KILLS = int(os.environ.get('FAULTS_KILLS', '5'))
+FULL = KILLS > 5
 KINDS = {'sft': ('sft', 1), 'rl': ('rl', 1), 'sft-2': ('sft', 2),
          'rl-2': ('rl', 2)}
+
+
+def every(cases):
+  """The cases, in the full tier each of them for one process and for two."""
+  return [(*case[:-1], n) for case in cases for n in (1, 2)
+          if FULL or n == case[-1]]
 
 
 @pytest.fixture(scope='session')
@@ -55,11 +62,10 @@ def test_killed_again_and_again_at_random_moments(whole, tmp_path, kind):
   drill.same(run_dir, wanted)
 
 
-@pytest.mark.parametrize('variant, where', [
-    ('sft', 'soon:update:7'), ('rl', 'soon:rollout:20'),
-    ('rl', 'soon:evaluation:2'), ('sft', 'soon:save:4'),
-    ('rl', 'killed:save:3')])
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('variant, where, processes', every([
+    ('sft', 'soon:update:7', 1), ('rl', 'soon:rollout:20', 2),
+    ('rl', 'soon:evaluation:2', 1), ('sft', 'soon:save:4', 2),
+    ('rl', 'killed:save:3', 1)]))
 def test_killed_in_the_middle_of(whole, tmp_path, variant, where, processes):
   wanted, _ = whole(variant)
   run_dir = tmp_path / 'run'
@@ -82,15 +88,15 @@ def test_two_processes_go_on_as_one(whole, tmp_path, variant):
   drill.same(run_dir, wanted)
 
 
-@pytest.mark.parametrize('variant, where', [
-    ('sft', 'update:5'), ('rl', 'rollout:30'), ('rl', 'evaluation:2')])
-@pytest.mark.parametrize('signal', ['SIGTERM', 'SIGINT'])
-@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('variant, where, processes', every([
+    ('sft', 'SIGTERM:update:5', 2), ('rl', 'SIGTERM:rollout:30', 2),
+    ('rl', 'SIGTERM:evaluation:2', 1), ('sft', 'SIGINT:update:5', 2),
+    ('rl', 'SIGINT:rollout:30', 1)]))
 def test_a_signal_to_any_saves_on_all(
-    whole, tmp_path, variant, where, signal, processes):
+    whole, tmp_path, variant, where, processes):
   wanted, _ = whole(variant)
   run_dir = tmp_path / 'run'
-  strike = f'{signal}:{where}:{processes - 1}'
+  strike = f'{where}:{processes - 1}'
   done = drill.run(variant, run_dir, struck=strike, **layout(processes))
   assert done.code == 42, done.said
   assert done.after < 10
