@@ -155,11 +155,11 @@ def test_an_interrupted_comparison_goes_on(
     pair, finished, tmp_path, monkeypatch, capfd):
   out, measure, done = tmp_path / 'out', job.measure, []
 
-  def failing(the_job, place):
+  def failing(the_job, place, folder):
     if len(done) == 5:
       raise KeyboardInterrupt
     done.append(place)
-    return measure(the_job, place)
+    return measure(the_job, place, folder)
 
   monkeypatch.setattr(job, 'measure', failing)
   argv = ['compare', *pair, f'--out={out}', *FLAGS]
@@ -230,7 +230,7 @@ def test_what_cannot_be_compared_leaves_nothing(
     (['A', 'B', '--out=OUT', '--top=0'], r'top=0.0 in (0, 1]'),
     (['A', 'B', '--out=OUT', '--top=2'], r'top=2.0 in (0, 1]'),
     (['A', 'B', '--out=OUT', '--draws=0'], '--draws=0: give a number from 1'),
-    (['A', 'B', '--out=OUT', '--select=zebra'], 'no tensor of'),
+    (['A', 'B', '--out=OUT', '--select=zebra'], 'no matrix of'),
     (['A', 'none', '--out=OUT'], 'none is no directory'),
     (['A', 'none@3', '--out=OUT'], 'no checkpoints in none'),
     (['A', 'asset:points24_nano', '--out=OUT'], 'two of one kind'),
