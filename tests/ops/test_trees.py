@@ -1,4 +1,6 @@
 """Names, edits and fingerprints of parameter trees."""
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +166,17 @@ def test_fingerprint_does_not_depend_on_where_the_array_lies():
       fingerprint(jax.device_put(x, jax.sharding.NamedSharding(
           mesh, jax.sharding.PartitionSpec(*layout)))) for layout in layouts}
   assert len(seen) == 1
+
+
+def test_fingerprint_leaves_the_array_where_it_lies():
+  """Devices exchange their partial sums, nothing of the array."""
+  mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(4, 2), ('a', 'b'))
+  x = jax.device_put(jnp.ones((64, 128)), jax.sharding.NamedSharding(
+      mesh, jax.sharding.PartitionSpec('a', 'b')))
+  text = trees._sums.lower(x).compile().as_text()
+  moved = re.findall(r'= u32\[([\d,]+)\]\S* all-', text)
+  assert moved and all(
+      np.prod([int(n) for n in shape.split(',')]) <= 8 for shape in moved)
 
 
 def test_fingerprint_is_the_documented_sum():
