@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlft.spectral import principal, procrustes, rotation, svd, updates
+from rlft.spectral import (
+    in_place,
+    principal,
+    procrustes,
+    rotation,
+    svd,
+    updates,
+)
 
 
 class Comparison(NamedTuple):
@@ -58,10 +65,11 @@ def compare(
 
 
 Fields = dict[str, Any]  # some of those of Comparison
+Factors = svd.SVD | in_place.Aside
 
 
 def factored(
-    old: svd.SVD, new: svd.SVD, groups: Int[Array, 'L R'],
+    old: Factors, new: Factors, groups: Int[Array, 'L R'],
     counts: tuple[int, ...],
 ) -> Fields:
   """What the factors say.
@@ -70,11 +78,14 @@ def factored(
   it is not traced: each has little beside what it is given.
   """
   each = jax.block_until_ready
-  sides = (old.u, new.u, False), (old.vt, new.vt, True)
-  turned = [each(_nested(*bases, rows, counts)) for *bases, rows in sides]
-  spectrum = each(_procrustes(old, new, groups, counts[0]))
-  cosines = [each(rotation.span_cosine(*bases, groups, rows=rows))
-             for *bases, rows in sides]
+  sides = ('u', False), ('vt', True)
+  both = lambda side: (getattr(old, side), getattr(new, side))  # may load them
+  turned = [each(_nested(*both(side), rows, counts)) for side, rows in sides]
+  k = counts[0]
+  first = lambda x: svd.SVD(x.u[..., :k], x.s[..., :k], x.vt[..., :k, :])
+  spectrum = each(_procrustes(first(old), first(new), groups, k))
+  cosines = [each(rotation.span_cosine(*both(side), groups, rows=rows))
+             for side, rows in sides]
   return _summed(old.s, new.s, turned, spectrum, cosines, counts)
 
 
@@ -105,9 +116,10 @@ def _summed(
 
 
 def spread(
-    old: svd.SVD, update: Float[Array, 'L M N'], k: int) -> Fields:
+    old: Factors, update: Float[Array, 'L M N'], k: int) -> Fields:
   """Over which directions the update spreads, and over how many."""
   each = jax.block_until_ready
+  old = svd.SVD(old.u, old.s, old.vt)
   return dict(
       energy=each(_energy(old, update)),
       energy_principal=each(principal.energy(old, update, k)),
@@ -145,8 +157,7 @@ def _nested(
 def _procrustes(
     old: svd.SVD, new: svd.SVD, groups: Int[Array, 'L R'], k: int,
 ) -> Float[Array, 'L K']:
-  return _larger(*procrustes.of_directions(
-      svd.leading(old, k), svd.leading(new, k), groups[..., :k]))
+  return _larger(*procrustes.of_directions(old, new, groups[..., :k]))
 
 
 _energy = jax.jit(rotation.energy)

@@ -10,7 +10,7 @@ import gc
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -95,42 +95,58 @@ def decompose(
   return svd.SVD(on_device(left), on_device(s), on_device(w))
 
 
+class Aside:
+  """Factors in a file: either side is loaded when it is asked for."""
+
+  def __init__(self, factors: svd.SVD, file: IO[bytes]):
+    self.s, self._file, self._shapes = factors.s, file, {}
+    for name in ('u', 'vt'):
+      array = np.asarray(getattr(factors, name))
+      self._shapes[name] = array.shape, file.tell()
+      array.tofile(file)
+
+  @property
+  def u(self) -> Float[Array, 'L _ _']:
+    return self._load('u')
+
+  @property
+  def vt(self) -> Float[Array, 'L _ _']:
+    return self._load('vt')
+
+  def _load(self, name: str) -> Float[Array, 'L _ _']:
+    shape, start = self._shapes[name]
+    found = empty(shape)
+    self._file.seek(start)
+    if self._file.readinto(
+        found.reshape(-1).view(np.uint8)) != found.nbytes:
+      raise RuntimeError('factors that were set aside cannot be read')
+    return on_device(found)
+
+
 @contextlib.contextmanager
 def set_aside(
     factors: svd.SVD, folder: pathlib.Path | None = None,
-) -> Iterator[Callable[[], svd.SVD]]:
-  """Inside, gives the factors of a lying stack whenever they are wanted.
+) -> Iterator[svd.SVD | Aside]:
+  """Inside, the factors of a lying stack; large ones lie in a file meanwhile.
 
-  Large ones that are not long lie in a file without a name in `folder`, so that
-  they take no memory while others are made: two of the eight squares that
-  would be held then. ValueError where it cannot be written.
+  It has no name, is in `folder`, and is not made for matrices that are long:
+  those need little beside them anyway. ValueError where it cannot be written.
   """
   rank, long = factors.vt.shape[-2:]
   if (jax.default_backend() != 'cpu' or factors.vt.nbytes < LARGE
       or long >= LONG * rank):
-    yield lambda: factors
+    yield factors
     return
   with contextlib.ExitStack() as stack:
     try:
       file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
-      for array in map(np.asarray, factors):
-        array.tofile(file)
+      aside = Aside(factors, file)
     except OSError as error:
       raise ValueError(
           f'cannot set factors aside in {folder or tempfile.gettempdir()} '
           f'({error.strerror}): make room, or choose another place') from error
-    shapes = [x.shape for x in factors]
-    del array, factors
-
-    def load() -> svd.SVD:
-      file.seek(0)
-      found = [empty(shape) for shape in shapes]
-      for place in found:
-        if file.readinto(place.reshape(-1).view(np.uint8)) != place.nbytes:
-          raise RuntimeError('factors that were set aside cannot be read')
-      return svd.SVD(*map(on_device, found))
-
-    yield load
+    del factors
+    yield aside
 
 
 def _divide(

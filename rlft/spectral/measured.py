@@ -124,7 +124,7 @@ def in_turn(
   ) -> Comparison:
     """Of a change, which is made again only where LAPACK gives up."""
     made = change()
-    found = comparison.spread(kept(), made, size[0])
+    found = comparison.spread(kept, made, size[0])
     large = jax.device_put(np.unpackbits(
         heavy, axis=-1, count=made.shape[-1]).view(bool))
     found |= comparison.placed(made, large)
@@ -134,7 +134,8 @@ def in_turn(
     del made
     new = in_place.decompose(total, lambda: sum_(change()))
     del total
-    found |= comparison.factored(kept(), new, groups, size)
+    with in_place.set_aside(new, folder) as new:
+      found |= comparison.factored(kept, new, groups, size)
     return jax.device_get(Comparison(**found))
 
   update = lambda: in_place.on_device(in_place.difference(after, before))
