@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIMES = ('seconds', 'per_second', 'compilations')
+SOON = 30  # seconds: ten are asked of a machine that has nothing else to do
 CACHE = pathlib.Path(tempfile.gettempdir()) / 'rlft-drill-programs'
 
 

@@ -12,7 +12,7 @@ def struck(run_dir, what, variant='sft', **settings):
 def test_an_exception_ends_the_job_with_41_and_is_printed(tmp_path):
   done = struck(tmp_path / 'run', 'raises:update:3:1')
   assert done.code == 41
-  assert done.after < 10
+  assert done.after < drill.SOON
   assert 'RuntimeError: planted' in done.said
   assert 'this process has failed: exit code 41' in done.said
 
@@ -20,7 +20,7 @@ def test_an_exception_ends_the_job_with_41_and_is_printed(tmp_path):
 def test_a_dead_process_ends_the_job(tmp_path):
   done = struck(tmp_path / 'run', 'killed:update:3:1')
   assert done.code == 128 + 9
-  assert done.after < 10
+  assert done.after < drill.SOON
 
 
 @pytest.mark.parametrize('process', [0, 1])
@@ -28,7 +28,7 @@ def test_a_process_that_hangs_is_found_and_told(tmp_path, process):
   done = struck(tmp_path / 'run', f'hangs:update:4:{process}',
                 RLFT_STALL_SECONDS='4')
   assert done.code == 43
-  assert done.after < 4 + 10
+  assert done.after < 4 + drill.SOON
   assert 'nothing was heard for' in done.said
   assert 'most recent call first' in done.said  # where it was
 
