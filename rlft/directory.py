@@ -101,7 +101,10 @@ def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
     raise ValueError(
         f'{path} is of another config{differing(path, text)}: take a new run '
         'directory, or the config that this one was begun with')
-  path.write_text(text)
+  if not path.exists():  # a full disk may not leave half of it
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def differing(path: Path, text: str) -> str:

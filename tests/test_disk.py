@@ -3,12 +3,14 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
-from rlft import binding, main
+from rlft import binding, directory, main
 from rlft.training import checkpoint, disk, metrics, seal
 from rlft.types import Source
+from tests import tiny
 from tests.command import refused
 from tests.test_train import bits, built, job_of, rows_of, run
 from tests.training.test_saving import USAGE, fill_up, small_disk
@@ -98,7 +100,13 @@ def test_a_disk_that_fills_up_under_the_command(
   run_dir = small_disk / 'run'
   command = ['run', f'--config={file}', f'--run_dir={run_dir}']
   monkeypatch.setattr(disk, 'room', lambda *_: None)
-  jobs = [struck(4, lambda: fill_up(small_disk)), job_of('sft')]
+
+  def blow():
+    while seal.steps(run_dir) != [0, 2]:  # it is written in the background
+      time.sleep(0.01)
+    fill_up(small_disk)
+
+  jobs = [struck(4, blow), job_of('sft')]
   monkeypatch.setattr(binding, 'build', lambda config: jobs.pop(0))
   assert main.main(command) == 45
   said = capfd.readouterr().err  # of which file depends on what was left
@@ -139,3 +147,10 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, write):
   path.symlink_to('/dev/full')
   with pytest.raises(disk.Unsaved, match=r'cannot write .*/full: No space'):
     write(path)
+
+
+def test_a_config_is_written_whole_or_not_at_all(tmp_path):
+  (tmp_path / 'config.tmp').symlink_to('/dev/full')
+  with pytest.raises(OSError, match='No space left'):
+    directory.write_once(tmp_path / 'config.json', tiny.sft_config())
+  assert not (tmp_path / 'config.json').exists()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +53,15 @@ def reason(error: Exception) -> str:
 
 
 def room(folder: Path, needed: int) -> None:
-  """Unsaved unless as many bytes are free."""
+  """Unsaved unless as many bytes are free, and something can be written.
+
+  Tried out, because threads of a save whose directory could not be made wait
+  for it, and the end of the process for them, for minutes.
+  """
   with writing(folder, then=''):
     free = shutil.disk_usage(folder).free
+    with tempfile.TemporaryDirectory(prefix='trial', dir=folder) as trial:
+      (Path(trial) / 'block').write_bytes(bytes(2**12))
   if free < needed:
     raise Unsaved(f'cannot write {folder}: {free / 1e6:.1f} MB are free there '
                   f'and a save may need {needed / 1e6:.1f}')

@@ -155,6 +155,26 @@ def test_a_save_that_cannot_begin_has_failed(tmp_path, capfd, monkeypatch):
   assert seal.steps(tmp_path) == [0, 4]
 
 
+def test_an_error_of_the_last_save_is_not_one_of_this(
+    tmp_path, capfd, monkeypatch):
+  """The library tells what a thread of the save before found, late."""
+  with opened(tmp_path) as saver:
+    fail(saver, 2)
+    saver.settle()
+    plain, told = saver.manager.save, [OSError('of 2')]
+
+    def late(*given, **options):
+      if told:
+        raise told.pop()
+      return plain(*given, **options)
+
+    monkeypatch.setattr(saver.manager, 'save', late)
+    save(saver, 4)
+    saver.finish()
+  assert capfd.readouterr().err.count('\n') == 1
+  assert seal.steps(tmp_path) == [4]
+
+
 def test_without_room_nothing_is_written(tmp_path, capfd, monkeypatch):
   need = saving.ROOM * saving.size(state_at(0))
   free = [need, need - 1, need, need - 1, need - 1]
@@ -231,11 +251,11 @@ def test_a_failure_nobody_waited_for_is_told_at_the_end(tmp_path, capfd):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A file system of 1 MB of its own."""
+  """A file system of 4 MB of its own."""
   folder = tmp_path / 'disk'
   folder.mkdir()
   done = subprocess.run(
-      ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(folder)],
+      ['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', str(folder)],
       capture_output=True, text=True, check=False)
   if done.returncode:
     pytest.skip(f'no file system can be mounted here: {done.stderr.strip()}')
