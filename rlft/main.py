@@ -73,17 +73,18 @@ def one_of_several(argv: list[str]) -> int:
   Left to itself a process that fails would wait for the others before it ends,
   and they for it.
   """
-  code, failed = 41, 'has failed'
+  code = 41
   try:
     from rlft.training import multihost
     multihost.join()
     code = command(argv)
   except ValueError as error:
-    code, failed = 2, str(error)
+    print(f'rlft: {error}', file=sys.stderr)
+    code = 2
   except BaseException:
     traceback.print_exc()
   if code not in TOGETHER:
-    print(f'rlft: this process {failed}: exit code {code}',
+    print(f'rlft: this process has failed: exit code {code}',
           file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
