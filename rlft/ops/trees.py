@@ -148,7 +148,10 @@ def fingerprints(tree: PyTree) -> dict[str, str]:
       raise ValueError(f'{path} is {leaf.dtype}: fingerprint its parts instead')
     kinds[path] = f'{leaf.dtype} {list(leaf.shape)}'
     sums[path] = _sums(_storable(leaf))
-  return {  # fetched at once: all are under way by now
+    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+      # One sum over devices at a time: on CPUs several can wait for each other.
+      jax.block_until_ready(sums[path])
+  return {  # fetched at once: on one device all are under way by now
       path: f'{kinds[path]} {int(first):08x}{int(second):08x}'
       for path, (first, second) in jax.device_get(sums).items()
   }
