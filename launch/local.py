@@ -79,7 +79,11 @@ def wait(processes: list[subprocess.Popen], grace: float) -> int:
       send(processes, signal.SIGKILL)
       break
     time.sleep(.05)
-  failed = [p.returncode for p in ended if p.returncode not in (0, 42)]
+  # Of several at once a process that was killed is the cause, and one that
+  # aborts, as JAX does when it misses another, is not.
+  failed = sorted(
+      (p.returncode for p in ended if p.returncode not in (0, 42)),
+      key=lambda code: (code == -signal.SIGABRT, code > 0))
   for process in processes:
     process.wait()
   code = failed[0] if failed else max(p.returncode for p in processes)

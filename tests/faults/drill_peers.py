@@ -11,7 +11,7 @@ def struck(run_dir, what, variant='sft', **settings):
 
 def test_an_exception_ends_the_job_with_41_and_is_printed(tmp_path):
   done = struck(tmp_path / 'run', 'raises:update:3:1')
-  assert done.code == 41
+  assert done.code == 41, done.said
   assert done.after < drill.SOON
   assert 'RuntimeError: planted' in done.said
   assert 'this process has failed: exit code 41' in done.said
