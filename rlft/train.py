@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 import rlft
-from rlft import binding, evaluate, observe, pulse, startup
+from rlft import binding, evaluate, observe, parts, pulse, startup
 from rlft.adapters import lora
 from rlft.binding import Job
 from rlft.ops import alarms, sharding, trees
@@ -30,14 +30,15 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
 
   On all devices of `mesh`, where every array is whole but rows of batches.
   """
-  with sharding.over(sharding.make(**config.mesh)):
+  mesh = parts.fill(sharding.make, 'config.mesh', **config.mesh)()
+  with sharding.over(mesh):
     return train(config, run_dir)
 
 
 def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
   """`run`, on whatever devices there are."""
   job = binding.build(config)
-  if not seal.steps(run_dir) and config.num_steps and job.online:
+  if not seal.steps(run_dir) and config.num_steps:
     begin(job, config.model.get('dtype', 'float32'))
   with checkpoint.open_manager(run_dir) as manager:
     state, source_state, fruitless = job.state, job.source.init(), 0
@@ -45,7 +46,7 @@ def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
     if found is not None:
       state, source_state = found
       told = seal.sealed(run_dir, int(state.step))
-      fruitless = told['meta']['fruitless']
+      fruitless = told['meta'].get('fruitless', 0)
       progress.say(f'{run_dir}: going on from step {int(state.step)}')
     with preemption.heeded(), watchdog.watching() as settled:
       return loop(
@@ -54,15 +55,21 @@ def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
 
 
 def begin(job: Job, dtype: str) -> None:
-  """Checks the first rollout, before anything is saved or updated.
+  """Checks the first batch, before anything is saved or updated.
 
-  A rollout is a pure function of its key: the loop makes this one again.
+  It is a pure function of its key: the loop makes it again.
   """
   state = job.state
-  _, batch, data = job.source.next(
-      job.source.init(), state.params, {},
-      steps.stream(state.key, 'rollout', 0))
-  startup.check(data, job.probe(state.params, batch), dtype)
+  _, batch, data = draw(job, job.source.init(), state, {}, 0)
+  jax.eval_shape(job.update, state, batch)  # rows that do not split, say
+  if job.online:
+    startup.check(data, job.probe(state.params, batch), dtype)
+
+
+def draw(job: Job, source_state: Any, state: TrainState, seen, step: int):
+  """The batch of a step: what the source's `next` gives."""
+  key = steps.stream(state.key, 'rollout' if job.online else 'data', step)
+  return job.source.next(source_state, state.params, seen, key)
 
 
 def starting_policy(job: Job, manager) -> Any:
@@ -88,6 +95,20 @@ def agree(config, state: TrainState, source_state: Any) -> None:
         mesh=sharding.size(), processes=jax.process_count(),
         step=int(state.step), data=jax.device_get(source_state),
         parameters=trees.fingerprint(state.params)))
+
+
+def log(
+    writer: metrics.Writer, step: int, seen, data, clock: metrics.Clock,
+    tokens: int | float, compilations: int,
+) -> None:
+  """A row of numbers; `tokens` have been worked on since the last."""
+  seen = jax.device_get(seen)  # waits for the update
+  clock.lap('update')
+  spent = clock.flush()
+  busy = spent['experience_seconds'] + spent['update_seconds']
+  metrics.write(writer, step, {
+      **seen, **data, **spent, 'compilations': compilations,
+      'tokens_per_second': tokens / busy})
 
 
 def loop(
@@ -129,9 +150,7 @@ def loop(
     for step in progress.track(
         span, name=run_dir.name, total=config.num_steps, start=start):
       pulse.beat()
-      key = steps.stream(state.key, 'rollout' if job.online else 'data', step)
-      source_state, batch, data = job.source.next(
-          source_state, state.params, seen, key)
+      source_state, batch, data = draw(job, source_state, state, seen, step)
       tokens += data['tokens']
       clock.lap('experience')
       state, seen = job.update(state, batch)
@@ -140,14 +159,8 @@ def loop(
       fruitless = alarms.look(seen, data, fruitless, step=step + 1, **limits)
       analysed = analyse(step + 1, state.params, clock)
       if analysed or step + 1 in logged:
-        seen = jax.device_get(seen)
         agree(config, state, source_state)
-        clock.lap('update')
-        spent = clock.flush()
-        busy = spent['experience_seconds'] + spent['update_seconds']
-        metrics.write(writer, step + 1, {
-            **seen, **data, **spent, 'compilations': counter.count,
-            'tokens_per_second': tokens / busy})
+        log(writer, step + 1, seen, data, clock, tokens, counter.count)
         tokens = 0
       clock.lap('update')
       settle(step + 1)

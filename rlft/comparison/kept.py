@@ -56,15 +56,15 @@ def run(job: Job, folder: pathlib.Path) -> dict[str, Any]:
         f'cannot write in {folder} ({error.strerror}): choose another --out'
     ) from error
   replace(parts / KEY, json.dumps(job.key()).encode())
-  paths = [parts / f'{i:06d}.npz' for i in range(len(job.places))]
-  left = [i for i, path in enumerate(paths) if _part(path) is None]
-  bar = progress.track(left, name='compare', total=len(paths),
-                       start=len(paths) - len(left))
+  files = [parts / f'{i:06d}.npz' for i in range(len(job.places))]
+  left = [i for i, path in enumerate(files) if _part(path) is None]
+  bar = progress.track(left, name='compare', total=len(files),
+                       start=len(files) - len(left))
   for i in bar:
-    _write_part(paths[i], jobs.measure(job, job.places[i], parts))
-  table = jobs.table(job, [row for path in paths for row in _part(path)[0]])
+    _write_part(files[i], jobs.measure(job, job.places[i], parts))
+  table = jobs.table(job, [row for path in files for row in _part(path)[0]])
   _warn(table)
-  _write_curves(folder / 'rotation.npz', job, paths)
+  _write_curves(folder / 'rotation.npz', job, files)
   replace(finished, (json.dumps(table, indent=1) + '\n').encode())
   shutil.rmtree(parts)
   return table
@@ -123,7 +123,7 @@ def _write_part(path: pathlib.Path, part: Part) -> None:
 
 
 def _write_curves(
-    path: pathlib.Path, job: Job, paths: list[pathlib.Path]) -> None:
+    path: pathlib.Path, job: Job, files: list[pathlib.Path]) -> None:
   """rotation.npz, with the curves of one module in memory at a time."""
   temporary = path.with_suffix(f'.{os.getpid()}')
   with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_DEFLATED) as archive:
@@ -134,7 +134,7 @@ def _write_curves(
     put('top', np.asarray(rotation.FRACTIONS, np.float32))
     for module in dict.fromkeys(place.module for place in job.places):
       found = [_part(path)[1] for path, place in zip(
-          paths, job.places, strict=True) if place.module == module]
+          files, job.places, strict=True) if place.module == module]
       for name in found[0]:
         put(f'{module}/{name}', jobs.stacked([x[name] for x in found]))
   temporary.replace(path)

@@ -42,6 +42,8 @@ def watching() -> Iterator[Callable[[], None]]:
   """
   limits = {name: multihost.number(name, default)
             for name, default in DEFAULTS.items()}
+  if 0 in limits.values():
+    raise ValueError(f'{min(limits, key=limits.get)}=0: give 1 second or more')
   if jax.process_count() == 1 and not os.environ.keys() & DEFAULTS.keys():
     yield lambda: None
     return

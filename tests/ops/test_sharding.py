@@ -7,6 +7,7 @@ import pytest
 
 from rlft import train
 from rlft.ops import sharding, trees
+from rlft.training import seal
 from tests import tiny
 
 
@@ -51,6 +52,22 @@ def test_rows_that_do_not_split_are_refused_where_it_matters(monkeypatch):
       jax.jit(lambda x: sharding.rows(x, 'a batch'))(jnp.arange(6.))
     kept = jax.jit(lambda x: sharding.rows(x + 1))(jnp.arange(6.))
     assert kept.is_fully_replicated
+
+
+@pytest.mark.parametrize('make', [tiny.sft_config, tiny.rl_config])
+def test_rows_that_do_not_split_are_refused_before_anything_is_saved(
+    monkeypatch, tmp_path, make):
+  over(monkeypatch, 3)
+  with pytest.raises(ValueError, match='do not split over 3 devices'):
+    train.run(make(2), tmp_path)
+  assert not seal.steps(tmp_path)
+
+
+def test_a_mesh_takes_no_other_key(tmp_path):
+  config = tiny.sft_config(2)
+  config.mesh = dict(data=1, pipeline=2)
+  with pytest.raises(ValueError, match=r'config.mesh takes no pipeline'):
+    train.run(config, tmp_path)
 
 
 @pytest.mark.parametrize('make', [tiny.sft_config, tiny.rl_config])

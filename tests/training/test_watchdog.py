@@ -59,6 +59,13 @@ def test_what_goes_on_is_heard(monkeypatch, ended, sound):
   assert not ended
 
 
+def test_no_time_at_all_is_refused(monkeypatch):
+  deadlines(monkeypatch, 10, 0)
+  with (pytest.raises(ValueError, match='RLFT_STALL_SECONDS=0: give 1'),
+        watchdog.watching()):
+    pass
+
+
 def test_a_lone_process_is_not_watched_unless_it_is_asked(monkeypatch):
   monkeypatch.delenv(watchdog.STARTUP, raising=False)
   monkeypatch.delenv(watchdog.STALL, raising=False)
