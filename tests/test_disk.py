@@ -47,12 +47,12 @@ def with_room(monkeypatch, *saves):
 
 
 def struck(call, blow):
-  """The job, whose source deals a blow at its call-th call."""
+  """The job, whose source deals a blow in the call-th step."""
   source, calls = built('sft').source, []
 
   def next_batch(*args):
     calls.append(1)
-    if len(calls) == call:
+    if len(calls) == 1 + call:  # the first is the check's
       blow()
     return source.next(*args)
 
