@@ -9,7 +9,7 @@ from jaxtyping import PyTree, Shaped
 
 from rlft.checkpoints import directory, rewrite, tensor
 from rlft.checkpoints.tensor import DTYPES, Checkpoint
-from rlft.hf import architecture, kept, names
+from rlft.hf import architecture, kept, names, reading
 from rlft.ops import trees
 
 
@@ -30,6 +30,7 @@ def write(policy: PyTree, like: pathlib.Path, folder: pathlib.Path) -> int:
   """
   leaves = trees.named(policy)
   made, found = architecture.read(like), layout(like)
+  _fits(leaves, like)
   where = names.plan(
       {path: x.shape for path, x in leaves.items()}, made, found.tensors,
       str(like))
@@ -47,6 +48,21 @@ def write(policy: PyTree, like: pathlib.Path, folder: pathlib.Path) -> int:
 
   rewrite.directory(found, folder, set(source), changed)
   return len(source)
+
+
+def _fits(leaves: dict[str, Any], like: pathlib.Path) -> None:
+  """ValueError for a policy of another architecture than a directory's."""
+  have = {path: tuple(x.shape) for path, x in leaves.items()}
+  asked = {path: x.shape for path, x in trees.named(
+      reading.shapes(like)).items()}
+  odd = sorted(path for path in have | asked
+               if have.get(path) != asked.get(path))
+  if odd:
+    one = lambda shapes: list(shapes[odd[0]]) if odd[0] in shapes else 'absent'
+    raise ValueError(
+        f'the checkpoint and {like} are of different architectures: '
+        f'{odd[0]} is {one(have)} and {one(asked)} ({len(odd)} such): name a '
+        'directory of the same, --like=HF_DIR')
 
 
 def _stored(

@@ -209,9 +209,7 @@ def resolve_step(name: str) -> int:
   known = seal.steps(run_dir)
   wanted = str(known[-1]) if step == 'last' and known else step
   if not (wanted.isdecimal() and len(wanted) < 99 and int(wanted) in known):
-    raise ValueError(
-        f'no step {step} in {run_dir}; saved: '
-        f'{", ".join(map(str, known)) or "none"}')
+    raise ValueError(f'no step {step} in {run_dir}; {seal.listed(run_dir)}')
   return int(wanted)
 
 

@@ -83,6 +83,13 @@ def steps(run_dir: Path) -> list[int]:
   return sorted(int(name) for name in names if name.isdecimal())
 
 
+def listed(run_dir: Path) -> str:
+  """Its steps in words, and those that a run has set aside."""
+  aside = sorted(p.name for p in (run_dir / 'checkpoints').glob('*.corrupt*'))
+  return 'saved: ' + (', '.join(map(str, steps(run_dir))) or 'none') + (
+      f'; set aside as damaged: {", ".join(aside)}' if aside else '')
+
+
 def sealed(run_dir: Path, step: int) -> dict[str, Any]:
   """What a step says of itself; Damaged when it cannot be believed."""
   path = run_dir / 'checkpoints' / f'{step:06d}' / 'seal' / 'metadata'

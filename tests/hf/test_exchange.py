@@ -144,6 +144,12 @@ def test_what_was_not_imported_is_exported_like_another(tmp_path):
   with pytest.raises(ValueError, match='give one of the same architecture'):
     exchange.give('asset:points24_nano', tmp_path / 'other')
   assert not (tmp_path / 'other').exists()
+  other = directory(tmp_path / 'wide', intermediate_size=96)
+  with pytest.raises(ValueError, match=(
+      r'the checkpoint and .*/wide are of different architectures: '
+      r'layers/mlp/down/kernel is .* and .* \(3 such\): name a directory')):
+    exchange.give(f'{tmp_path}/sft@2', tmp_path / 'other', like=str(other))
+  assert not (tmp_path / 'other').exists()
 
 
 def test_weights_that_are_not_finite_do_not_go_out(tmp_path):

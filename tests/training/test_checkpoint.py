@@ -76,6 +76,13 @@ def test_a_missing_step_lists_those_saved(run_dir, step):
     checkpoint.resolve_step(f'{run_dir}@{step}')
 
 
+def test_steps_that_were_set_aside_are_told(tmp_path):
+  (tmp_path / 'checkpoints' / '000005.corrupt').mkdir(parents=True)
+  with pytest.raises(ValueError, match=(
+      r'saved: none; set aside as damaged: 000005\.corrupt')):
+    checkpoint.resolve_step(f'{tmp_path}@last')
+
+
 def test_what_is_no_checkpoint_is_told(tmp_path):
   with pytest.raises(ValueError, match='write RUN_DIR@STEP'):
     checkpoint.split('runs/sft')
