@@ -537,11 +537,18 @@ def test_code_of_its_own_is_not_run(tmp_path, name):
     ('tokenizer_config.json', '[]', r'tokenizer_config\.json is no JSON obj'),
     ('generation_config.json', '{', r'generation_config\.json is no JSON'),
     ('config.json', '3', r'/config\.json is no JSON object'),
-    ('tokenizer.json', '{}', 'holds no tokenizer')])
+    ('tokenizer.json', '{}', r'tokenizer\.json is damaged')])
 def test_a_damaged_file_is_named(tmp_path, name, content, match):
   folder = copied(tmp_path)
   (folder / name).write_text(content)
   refused(folder, match)
+
+
+def test_what_transformers_does_not_load_is_told_as_such(tmp_path):
+  folder = copied(tmp_path)
+  put(folder / 'tokenizer_config.json', tokenizer_class='NoSuchTokenizer',
+      added_tokens_decoder={'0': 3})
+  refused(folder, r'transformers does not load its tokenizer: ')
 
 
 def test_a_class_that_reads_the_file_otherwise_is_refused(tmp_path):

@@ -48,13 +48,20 @@ def open_chat(folder: Path) -> Any:
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   import transformers  # slow: only who needs it waits
 
+  said = lambda error: ' '.join(str(error).split())
+  try:  # the libraries raise what they like
+    written = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
+  except Exception as error:
+    raise ValueError(
+        f'{folder / TOKENIZER} is damaged ({said(error)}): copy it again'
+    ) from error
   try:
     chat = transformers.AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False)
-    written = tokenizers.Tokenizer.from_file(str(folder / TOKENIZER))
-  except Exception as error:  # the libraries raise what they like
-    said = ' '.join(str(error).split())
-    raise ValueError(f'{folder} holds no tokenizer: {said}') from error
+  except Exception as error:
+    raise ValueError(
+        f'{folder}: transformers does not load its tokenizer: {said(error)}'
+    ) from error
   if not chat.chat_template:
     raise ValueError(
         f'{folder / SETTINGS} has no chat_template (nor is there a '

@@ -133,8 +133,9 @@ def sha256(array: Shaped[np.ndarray, '...']) -> str:
   return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
 
 
-def not_finite(checkpoint: str, name: str) -> ValueError:
+def not_finite(
+    checkpoint: str, name: str, then: str = ', or leave it out with --select',
+) -> ValueError:
   """The error for a tensor that holds NaN or infinity."""
-  return ValueError(
-      f'{checkpoint}: {name} holds NaN or infinity; take an '
-      'earlier checkpoint, or leave it out with --select')
+  return ValueError(f'{checkpoint}: {name} holds NaN or infinity; take an '
+                    f'earlier checkpoint{then}')

@@ -89,7 +89,7 @@ def _piece(
       index = index[::-1]
     found = checkpoint.cut(name, index)
     if not tensor.finite(found):
-      raise tensor.not_finite(checkpoint.name, name)
+      raise tensor.not_finite(checkpoint.name, name, then='')
     return found.T if transposed else found
 
   # One at a time: what the host reads is let go before the next is read.

@@ -44,6 +44,7 @@ def refused(folder, says):
     ours.load(folder, PAD)
   message = str(caught.value)
   assert message.startswith(str(folder)) and '\n' not in message
+  assert '--select' not in message  # that is for who compares
   assert says in message
 
 
