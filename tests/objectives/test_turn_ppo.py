@@ -7,7 +7,10 @@ import pytest
 from rlft.objectives import ppo, turn_ppo, turn_ppo_published
 from rlft.ops import kl, masked, turns
 from rlft.types import Experience, Outputs, Rollout
+from tests import compiled
 
+ppo, turn_ppo, turn_ppo_published = map(
+    compiled.objective, (ppo, turn_ppo, turn_ppo_published))
 KEYS = jax.random.split(jax.random.key(0), 8)
 # Three hands: two turns with feedback between, one turn, three turns.
 IDS = jnp.array([[-1, 0, 0, 0, -1, 1, 1, -1],
