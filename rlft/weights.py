@@ -20,7 +20,7 @@ from rlft import paths, tokenizer
 from rlft.adapters import lora
 from rlft.hf import architecture, reading
 from rlft.ops import trees
-from rlft.training import checkpoint, metrics
+from rlft.training import checkpoint, metrics, store
 
 HF = 'hf:'
 
@@ -121,10 +121,10 @@ def origin(name: str) -> Path:
       'same architecture, --like=HF_DIR')
 
 
-def located(name: str, run_dir: Path) -> str:
+def located(name: str, run_dir: store.Where) -> str:
   """'STAGE@STEP' as a path, if RUN_DIR is a stage of a study with that one."""
   stage, at, step = name.rpartition('@')
-  for folder in run_dir.resolve().parents if at else ():
+  for folder in store.above(run_dir) if at else ():
     if paths.is_below(stage) and (folder / 'stages.json').is_file() and (
         folder / stage).is_dir():
       return f'{folder / stage}@{step}'

@@ -7,14 +7,13 @@ sha256 of itself.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
 from rlft.ops import trees
-from rlft.training import disk
+from rlft.training import disk, store
 
 SUM = 'sha256'
 
@@ -76,14 +75,14 @@ def _sum(found: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def steps(run_dir: Path) -> list[int]:
+def steps(run_dir: store.Where) -> list[int]:
   """Steps with a committed checkpoint, ascending."""
-  found = (run_dir / 'checkpoints').glob('*/commit_success.txt')
+  found = (run_dir / 'checkpoints').glob(f'*/{store.COMMITTED}')
   names = (p.parent.name for p in found)
   return sorted(int(name) for name in names if name.isdecimal())
 
 
-def sealed(run_dir: Path, step: int) -> dict[str, Any]:
+def sealed(run_dir: store.Where, step: int) -> dict[str, Any]:
   """What a step says of itself; Damaged when it cannot be believed."""
   path = run_dir / 'checkpoints' / f'{step:06d}' / 'seal' / 'metadata'
 
@@ -96,7 +95,7 @@ def sealed(run_dir: Path, step: int) -> dict[str, Any]:
   return read(believed, run_dir, step)
 
 
-def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
+def read(restored: Callable[[], Any], run_dir: store.Where, step: int) -> Any:
   """What `restored` gives; Damaged, one line, for whatever it raises.
 
   The library raises bare Exceptions of many pages, and more when the reads that
@@ -116,7 +115,7 @@ def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
   raise Damaged(f'{unreadable(run_dir, step)} (it says {said})')
 
 
-def unreadable(run_dir: Path, step: int) -> str:
+def unreadable(run_dir: store.Where, step: int) -> str:
   """What to do about a checkpoint that cannot be read."""
   others = [str(s) for s in steps(run_dir) if s != step]
   return (
