@@ -20,7 +20,7 @@ import rlft
 from rlft import config as door
 from rlft import paths
 from rlft.ops import attention
-from rlft.training import disk, multihost, store
+from rlft.training import claims, disk, multihost, store
 
 LOCK, COMMAND, GIT, MACHINE = '.lock', 'command.txt', 'git.txt', 'machine.txt'
 RECORDS = (LOCK, 'config.json', COMMAND, GIT, MACHINE)
@@ -33,7 +33,7 @@ def claim(run_dir: store.Where) -> Iterator[None]:
 
   The system drops the lock when the process ends, however it ends; where the
   file system has no locks there is none, and in a bucket the last who comes has
-  it (`store.claimed`). ValueError when the directory cannot be written to, is
+  it (`claims.claimed`). ValueError when the directory cannot be written to, is
   another process's or has links that lead out of it. After a ValueError inside,
   a directory that holds nothing but records is removed: what was refused is not
   begun.
@@ -45,7 +45,7 @@ def claim(run_dir: store.Where) -> Iterator[None]:
     try:
       with store.flushed():
         yield
-    except store.Ousted:  # nothing there is ours any more
+    except claims.Ousted:  # nothing there is ours any more
       raise
     except ValueError:
       if fresh and multihost.leads():
@@ -57,7 +57,7 @@ def claim(run_dir: store.Where) -> Iterator[None]:
 def hold(run_dir: store.Where) -> Iterator[None]:
   """The lock; of several processes of one run the first answers for all."""
   if store.is_remote(run_dir):
-    with (store.claimed(run_dir / LOCK) if multihost.leads()
+    with (claims.claimed(run_dir / LOCK) if multihost.leads()
           else contextlib.nullcontext()):
       yield
     return

@@ -102,6 +102,8 @@ class Bucket:
 class Handler(http.server.BaseHTTPRequestHandler):
   """Requests of the JSON API."""
   protocol_version = 'HTTP/1.1'
+  wbufsize = 2**16  # head and body in one packet, or each waits 40 ms
+  disable_nagle_algorithm = True
   bucket: Bucket
 
   def log_message(self, *args):

@@ -33,6 +33,12 @@ class Bucket(gcsfs.GCSFileSystem):
       line = ' '.join(str(error).split()) or type(error).__name__
       raise OSError(errno.EIO, line[:300]) from error
 
+  async def _isdir(self, path):
+    try:
+      return (await self._info(path))['type'] == 'directory'
+    except FileNotFoundError:  # gcsfs takes any failure for a no
+      return False
+
 
 def install() -> None:
   """Makes gs:// paths of this process use it, and be told in one line."""

@@ -105,7 +105,7 @@ def restore_latest(
 ) -> tuple[TrainState, PyTree] | None:
   """The newest state that is whole; None where nothing was saved.
 
-  A damaged step is renamed, STEP.corrupt, and the one before it taken. Raises
+  A damaged step is set aside, and the one before it taken. Raises
   seal.Lost when there were steps and none is whole: a run must not begin anew
   because a disk is failing.
   """
@@ -117,9 +117,10 @@ def restore_latest(
       progress.say(f'rlft: {folder} is damaged: {_set_aside(folder)}')
       manager.reload()
   folder = store.where(manager.directory)
-  if store.are_set_aside(folder):
+  kept = store.kept_aside(folder)
+  if kept:
     raise seal.Lost(
-        f'no checkpoint in {folder} is whole, they are kept as STEP.corrupt: '
+        f'no checkpoint in {folder} is whole, they are kept as {kept}: '
         f'put one back, or delete {folder.parent} to begin anew')
   return None
 

@@ -101,13 +101,15 @@ def read(restored: Callable[[], Any], run_dir: store.Where, step: int) -> Any:
   The library raises bare Exceptions of many pages, and more when the reads that
   it gave up are collected: that is done here, unheard. What says nothing of the
   files goes on as it is: too little memory, a device's own trouble, a directory
-  that may not be read.
+  that may not be read, a bucket that does not answer.
   """
   try:
     return restored()
   except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
+    if store.is_remote(run_dir):
+      store.reached(error)
     # Its first line only: the error itself would keep those reads alive.
     lines = str(error).strip().splitlines() or ['']
     said = f'{type(error).__name__}: {lines[0][:200]}'

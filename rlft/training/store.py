@@ -11,18 +11,16 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
-import socket
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from etils import epath
 
 from rlft import paths
-from rlft.training import disk
+from rlft.training import claims, disk
 
 Where = Path | epath.Path
 
@@ -30,6 +28,8 @@ REMOTE = 'gs://'
 PAUSE = 30.0  # seconds between two puts of what grows
 SHARE = 20  # of the time at most one part in so many goes to them
 COMMITTED = 'commit_success.txt'  # Orbax's mark of a step that is whole
+UNREACHED = re.compile(  # as tensorstore says it
+    'PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED')
 MARK = 'corrupt.txt'  # in a bucket, of a step that is set aside
 
 
@@ -51,18 +51,7 @@ class Growing:
     self.pause = max(PAUSE, SHARE * (self.last - began))
 
 
-class Claim(NamedTuple):
-  """What this process has written to say that a directory is its own."""
-  path: epath.Path
-  token: str
-
-
-class Ousted(ValueError):
-  """Another process has taken over the directory of this one."""
-
-
 _growing: dict[str, Growing] = {}
-_claims: list[Claim] = []
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -145,6 +134,16 @@ def read(path: Where) -> bytes:
   return path.read_bytes() if grown is None else bytes(grown.data)
 
 
+def reached(error: BaseException | None) -> None:
+  """OSError unless an error in reading from a bucket is about what is there."""
+  while error is not None:
+    away = isinstance(error, OSError) and not isinstance(
+        error, FileNotFoundError | FileExistsError)
+    if away or UNREACHED.search(str(error)):
+      raise OSError(' '.join(str(error).split())[:300]) from error
+    error = error.__cause__ or error.__context__
+
+
 def replace(path: Where, data: bytes, partial: str = '') -> None:
   """Writes a file whole: others see what was there before, or all of this.
 
@@ -175,16 +174,16 @@ def append(path: Where, data: bytes) -> None:
   grown.data += data
   grown.changed = True
   if grown.due():
-    _still_ours()
+    claims.check()
     grown.put()
 
 
 def flush() -> None:
   """Puts what has grown; disk.Unsaved where that cannot be.
 
-  Ousted where another process has taken the directory over.
+  claims.Ousted where another process has taken the directory over.
   """
-  _still_ours()
+  claims.check()
   for grown in _growing.values():
     if grown.changed:
       with disk.writing(grown.path):
@@ -204,40 +203,6 @@ def flushed() -> Iterator[None]:
     flush()
   finally:
     _growing.clear()
-
-
-@contextlib.contextmanager
-def claimed(path: epath.Path) -> Iterator[None]:
-  """A directory in a bucket is ours until another process says so, too.
-
-  Nothing there is a lock, and one that is left behind by SIGKILL would keep the
-  run from going on: so the last who comes has it, and who had it before finds
-  out before it puts what grew, and ends.
-  """
-  token = f'{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}\n'
-  try:
-    path.write_text(token)
-  except OSError as error:
-    why = ('there is no such bucket' if isinstance(error, FileNotFoundError)
-           else disk.reason(error))
-    raise ValueError(f'cannot write to {path.parent} ({why}): choose another '
-                     '--run_dir') from error
-  claim = Claim(path, token)
-  _claims.append(claim)
-  try:
-    yield
-  finally:
-    _claims.remove(claim)
-
-
-def _still_ours() -> None:
-  for claim in _claims:
-    with disk.writing(claim.path):
-      found = claim.path.read_text() if claim.path.exists() else claim.token
-    if found != claim.token:
-      raise Ousted(
-          f'{claim.path.parent} has been taken over by another process '
-          f'({" ".join(found.split()[:2])}): this one ends')
 
 
 def room(folder: Where, needed: int) -> None:
@@ -271,9 +236,11 @@ def set_aside(step: Where) -> str:
   return f'renamed {name.name}'
 
 
-def are_set_aside(folder: Where) -> bool:
-  """Whether any step of this directory has been set aside."""
-  return any(folder.glob(f'*/{MARK}' if is_remote(folder) else '*.corrupt*'))
+def kept_aside(folder: Where) -> str:
+  """What the steps that were set aside are called; '' where there are none."""
+  pattern, name = (f'*/{MARK}', f'STEP, with STEP/{MARK}') if is_remote(
+      folder) else ('*.corrupt*', 'STEP.corrupt')
+  return name if any(folder.glob(pattern)) else ''
 
 
 def clear(folder: Where) -> None:
