@@ -83,7 +83,7 @@ def chosen(text: str | os.PathLike, flag: str) -> Where:
 def _ready() -> None:
   if importlib.util.find_spec('gcsfs') is None:
     raise ValueError(
-        f'{REMOTE} needs gcsfs: pip install "gcsfs>=2026.9", or rlft with its '
+        f'{REMOTE} needs gcsfs: pip install "gcsfs>=2026.10", or rlft with its '
         'extra, rlft[gcs]')
   # or epath would take TensorFlow for it where that is installed
   os.environ.setdefault('EPATH_USE_TF', 'false')
