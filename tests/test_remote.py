@@ -78,6 +78,10 @@ def at_call(kind, call, act):
   return Source(source.init, next_batch)
 
 
+def planted():
+  raise RuntimeError('planted')
+
+
 def bits(name):
   return [x.tobytes() for x in jax.tree.leaves(checkpoint.load_params(name))]
 
@@ -149,6 +153,28 @@ def test_a_run_that_was_ended_by_a_signal_goes_on(disk, world, kind):
   assert bits('gs://bucket/a@4') == bits(f'{disk(kind)}@4')
 
 
+def test_a_run_that_fails_leaves_what_it_logged(disk, world):
+  with pytest.raises(RuntimeError):
+    run('sft', 'gs://bucket/a', source=at_call('sft', 5, planted))
+  rows = world.read('a/metrics.jsonl').splitlines()
+  assert [json.loads(row)['step'] for row in rows] == [1, 2, 3]
+  run('sft', 'gs://bucket/a')
+  same('gs://bucket/a', disk('sft'))
+
+
+def test_older_steps_go_and_their_mark_is_the_first_of_them(world):
+  config = CONFIGS['sft']()
+  config.checkpoint.keep = 1
+  with job('sft'):
+    api.run(config, 'gs://bucket/a')
+  assert seal.steps(store.where('gs://bucket/a')) == [4]
+  assert not world.names('a/checkpoints/000002')
+  gone = [a.name for a in world.asked if a.what == 'delete'
+          and a.name.startswith('a/checkpoints/000002')
+          and 'array_metadatas' not in a.name]  # which Orbax writes twice
+  assert gone[0] == 'a/checkpoints/000002/commit_success.txt' and gone[1:]
+
+
 def killed_at(world, name, run_dir):
   """A run in a process of its own, killed before that object is there."""
   process = subprocess.Popen(
@@ -175,7 +201,9 @@ def test_a_run_that_was_killed_in_a_save_goes_on(disk, world):
   assert world.names('a/checkpoints/000002/params/')
   rows = world.read('a/metrics.jsonl').splitlines()
   assert [json.loads(row)['step'] for row in rows] == [1, 2]
+  world.put('a/checkpoints/000003/params/x', b'')  # a step it never comes to
   run('sft', 'gs://bucket/a')
+  assert not world.names('a/checkpoints/000003')
   same('gs://bucket/a', disk('sft'))
 
 
@@ -200,9 +228,8 @@ def finished(world):
 def test_a_damaged_step_is_passed_over(disk, world, finished, capfd):
   spoil(world, 4)
   held = len(world.names('a/checkpoints/000004/'))
-  stop = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-  with pytest.raises(KeyboardInterrupt):
-    run('sft', finished, source=at_call('sft', 1, stop))
+  with pytest.raises(RuntimeError):
+    run('sft', finished, source=at_call('sft', 1, planted))
   assert 'set aside by 000004/corrupt.txt' in capfd.readouterr().err
   assert seal.steps(store.where(finished)) == [0, 2]
   assert len(world.names('a/checkpoints/000004/')) == held  # the mark for one
@@ -262,15 +289,16 @@ def code_of(run_dir, capfd):
   return code, capfd.readouterr().err.strip().splitlines()
 
 
-@pytest.mark.parametrize('part', [
-    'metrics.jsonl', 'tfevents', 'samples/000002'])
+@pytest.mark.parametrize('part, status, why', [
+    ('metrics.jsonl', 403, 'Forbidden'), ('tfevents', 401, 'no: 401'),
+    ('samples/000002', 403, 'Forbidden')])
 def test_a_log_that_cannot_be_put_ends_the_run_with_45(
-    disk, world, capfd, part):
-  fails(world, 403, 10**6, part)
+    disk, world, capfd, part, status, why):
+  fails(world, status, 10**6, part)
   code, said = code_of('gs://bucket/a', capfd)
   assert code == 45 and len(said) == 1
-  assert re.match(f'rlft: cannot write gs://bucket/a/.*{part}.*: Forbidden: .*'
-                  '; make room there', said[0])
+  assert re.match(f'rlft: cannot write gs://bucket/a/.*{part}.*: {why}.*; make '
+                  'room there', said[0])
   world.fails = lambda asked: None
   code, _ = code_of('gs://bucket/a', capfd)
   assert code == 0
@@ -340,18 +368,18 @@ def test_a_run_that_is_refused_leaves_nothing(world):
 def test_checkpoints_in_a_bucket_are_read_by_name(
     disk, world, finished, tmp_path, capfd):
   local = disk('sft')
-  assert main.main(['eval', f'{finished}@last']) == 0
-  found = capfd.readouterr().out
-  assert main.main(['eval', f'{local}@4']) == 0
-  assert capfd.readouterr().out == found
+  out = tmp_path / 'scores.json'
+  assert main.main(['eval', f'{finished}@last', f'--out={out}']) == 0
+  assert [row['solved'] for row in json.loads(out.read_text())] == [
+      row['solved'] for row in metrics.read(local / 'evals.jsonl')[-2:]]
   assert main.main(['compare', f'{finished}@0', f'{finished}@last',
                     f'--out={tmp_path / "pair"}', '--draws=1',
                     '--select=attention/query/kernel']) == 0
-  for name in (finished, local):
-    out = f'{tmp_path}/{"far" if name == finished else "near"}'
-    assert main.main(['heal', f'{name}@0', f'{name}@4', '--edit=interpolate',
-                      '--amount=0.5', f'--out={out}']) == 0
-  assert bits(f'{tmp_path}/far@4') == bits(f'{tmp_path}/near@4')
+  assert main.main(['heal', f'{finished}@0', f'{finished}@4', '--edit=revert',
+                    '--select=query/kernel', f'--out={tmp_path / "new"}']) == 0
+  changed = [a != b for a, b in zip(
+      bits(f'{tmp_path}/new@4'), bits(f'{local}@4'), strict=True)]
+  assert sum(changed) == 1
   config = tiny.sft_config(2)
   config.init = f'{finished}@last'
   made = binding.build(config)
@@ -363,15 +391,25 @@ def test_checkpoints_in_a_bucket_are_read_by_name(
 
 
 @pytest.mark.parametrize('name, said', [
-    ('gs://bucket', 'name a folder of the bucket'),
-    ('gs://', 'name a folder of the bucket'),
-    ('gs://bucket/a/../b', 'would be a folder'),
-    ('gs://bucket/a b', 'would be a folder'),
-    ('gs://other/a', 'there is no such bucket'),
+    ('gs://bucket', 'is no folder of a bucket'),
+    ('gs://', 'is no folder of a bucket'),
+    ('gs://bucket/a/../b', 'is no folder of a bucket'),
+    ('gs://bucket//a', 'is no folder of a bucket'),
+    ('gs://bucket/a*', 'is no folder of a bucket'),
+    ('gs://other/a', 'storage.buckets.get: 404'),
     ('s3://bucket/a', 's3:// cannot be written to')])
 def test_a_place_that_is_none_is_refused(world, capfd, name, said):
   words = ['run', '--config=tests/faults/runs.py:sft', f'--run_dir={name}']
   assert said in refused(words, capfd)
+  assert not world.objects
+
+
+def test_a_run_that_could_not_go_on_does_not_begin(world, capfd):
+  """Orbax asks for the bucket where there are steps, and only then."""
+  world.fails = lambda asked: 403 if asked.what == 'bucket' else None
+  words = ['run', '--config=tests/faults/runs.py:sft',
+           '--run_dir=gs://bucket/a']
+  assert 'storage.buckets.get: 403' in refused(words, capfd)
   assert not world.objects
 
 

@@ -82,6 +82,8 @@ def save(
   told = seal.seal(parts, step=step, source=source_state, meta=meta)
   folder = store.where(manager.directory) / f'{step:06d}'
   with disk.writing(folder, Exception, then=''):
+    if multihost.leads():
+      store.vacate(folder)
     manager.save(step, args=ocp.args.Composite(
         **{k: ocp.args.StandardSave(v) for k, v in parts.items()},
         seal=ocp.args.JsonSave(told)))

@@ -36,13 +36,14 @@ def claimed(path: epath.Path) -> Iterator[None]:
   ValueError where the file cannot be written.
   """
   claim = Claim(path, f'{socket.gethostname()} {os.getpid()} {uuid.uuid4()}')
+  from rlft.training import bucket  # it needs what not everybody has
   try:
+    bucket.ask(path.parts[2])
     path.write_text(claim.word)
   except OSError as error:
-    why = ('there is no such bucket' if isinstance(error, FileNotFoundError)
-           else disk.reason(error))
-    raise ValueError(f'cannot write to {path.parent} ({why}): choose another '
-                     '--run_dir') from error
+    raise ValueError(
+        f'cannot write to {path.parent} ({disk.reason(error)}): choose another '
+        '--run_dir') from error
   _claims.append(claim)
   try:
     yield

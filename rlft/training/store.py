@@ -25,6 +25,7 @@ from rlft.training import claims, disk
 Where = Path | epath.Path
 
 REMOTE = 'gs://'
+PLACE = re.compile('gs://[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9_=,+.-]+)+')
 PAUSE = 30.0  # seconds between two puts of what grows
 SHARE = 20  # of the time at most one part in so many goes to them
 COMMITTED = 'commit_success.txt'  # Orbax's mark of a step that is whole
@@ -64,12 +65,10 @@ def where(text: str | os.PathLike) -> Where:
   if not is_remote(text):
     return Path(text)
   spelled = os.fspath(text).rstrip('/')
-  bucket, _, folder = spelled.removeprefix(REMOTE).partition('/')
-  if not folder:
-    raise ValueError(f'{paths.shown(spelled)}: name a folder of the bucket, '
-                     f'{REMOTE}BUCKET/FOLDER')
-  paths.below(bucket, f'{REMOTE}BUCKET, with BUCKET')
-  paths.below(folder, f'{REMOTE}{bucket}/FOLDER, with FOLDER')
+  if not PLACE.fullmatch(spelled) or '..' in spelled:
+    raise ValueError(
+        f'{paths.shown(spelled)} is no folder of a bucket: write '
+        f'{REMOTE}BUCKET/FOLDER, with A-Z, a-z, 0-9 and . _ = , + - in names')
   _ready()
   return epath.Path(spelled)
 
@@ -218,6 +217,16 @@ def remove(folder: Where, first: str) -> None:
     folder.rmtree(missing_ok=True)
   else:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def vacate(step: Where) -> None:
+  """Removes what a bucket has of a step that is about to be saved.
+
+  Orbax would, but asks first what kind of bucket it is, which takes a right
+  that nothing else here needs.
+  """
+  if is_remote(step) and step.exists():
+    step.rmtree(missing_ok=True)
 
 
 def set_aside(step: Where) -> str:
