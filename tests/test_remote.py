@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import pytest
 
-from rlft import api, binding, directory, exchange, main, study
+from rlft import api, binding, directory, exchange, main, study, weights
 from rlft.training import checkpoint, claims, metrics, preemption, seal, store
 from rlft.types import Source
 from tests import bucket, tiny
@@ -424,6 +424,9 @@ def test_a_missing_client_is_one_line(world, capfd, monkeypatch):
 def test_a_missing_checkpoint_is_one_line(world, capfd):
   line = refused(['eval', 'gs://bucket/a@last'], capfd)
   assert 'no checkpoints in gs://bucket/a' in line
+  world.fails = lambda asked: 403 if 'checkpoints' in asked.name else None
+  line = refused(['eval', 'gs://bucket/a@last'], capfd)
+  assert 'Forbidden' in line and 'no checkpoints' not in line
 
 
 def test_a_model_goes_out_from_a_bucket(world, tmp_path):
@@ -454,7 +457,10 @@ def test_a_study_ends_with_its_report_there(disk, world, capfd):
   stages = json.loads(world.read('study/stages.json'))
   assert [row['finished'] for row in stages] == [True, True]
   html = world.read('study/report.html')
-  assert b'rotation.npz: cannot' not in html
+  warned = json.loads(world.read('study/summary.json'))['warnings']
+  assert not [line for line in warned if 'npz' in line], warned
+  assert weights.located('sft@2', page.parent / 'rotation') == (
+      'gs://bucket/study/sft@2')
   capfd.readouterr()
   assert main.main(['report', 'gs://bucket/study']) == 0
   assert capfd.readouterr().out == 'gs://bucket/study/report.html\n'

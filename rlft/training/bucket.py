@@ -65,5 +65,7 @@ def install() -> None:
   """Makes gs:// paths of this process use it, and be told in one line."""
   for protocol in ('gcs', 'gs'):
     fsspec.register_implementation(protocol, Bucket, clobber=True)
-  # it logs pages of what is raised anyway
-  logging.getLogger('gcsfs').addFilter(lambda record: not record.exc_info)
+  for name in ('gcsfs', 'fsspec.prefetcher'):
+    # as errors they log, in pages, what is raised anyway
+    logging.getLogger(name).addFilter(
+        lambda record: record.levelno != logging.ERROR)
