@@ -1,16 +1,16 @@
 """Runs an analysis on named checkpoints: tables, or edits to evaluate."""
+import io
 import json
-from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
 
 from rlft import binding, parts, tokenizer, weights
-from rlft.training import metrics, multihost, progress
+from rlft.training import metrics, multihost, progress, store
 
 
-def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
+def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> None:
   """An analysis part offers `analyse` (a table) or `edits` (parameters).
 
   `analyse` ends in NAME.json and NAME.npz; `edits` in NAME.jsonl, one row per
@@ -35,22 +35,22 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> None:
   curves = table.pop('curves')
   if not multihost.leads():
     return
-  temporary = run_dir / f'{name}.tmp.npz'
-  np.savez_compressed(temporary, **curves)
-  temporary.replace(run_dir / f'{name}.npz')
+  data = io.BytesIO()
+  np.savez_compressed(data, **curves)
+  store.replace(run_dir / f'{name}.npz', data.getvalue())
   compared = {k: str(v) for k, v in config.checkpoints.items()}
-  (run_dir / f'{name}.json').write_text(
-      json.dumps({**table, **compared}, indent=1) + '\n')
+  text = json.dumps({**table, **compared}, indent=1) + '\n'
+  store.replace(run_dir / f'{name}.json', text.encode())
 
 
-def sweep(config, path: Path, edits) -> None:
+def sweep(config, path: store.Where, edits) -> None:
   """Evaluates each edited model that has no row yet."""
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   _, model = binding.build_model(config.model, words)
   evaluations = binding.build_evaluations(config, model, words)
   metrics.truncate(path, 0)
   done = {r['edit'] for r in multihost.told(
-      lambda: metrics.read(path) if path.exists() else [])}
+      lambda: metrics.read(path) if store.exists(path) else [])}
   total = len(config.analysis.sweep)
   for edit in progress.track(edits, name=path.parent.name, total=total):
     if edit.label in done:

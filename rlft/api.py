@@ -16,7 +16,6 @@ from rlft import (
     episodes,
     healing,
     inherit,
-    paths,
     report,
     study,
     tokenizer,
@@ -25,13 +24,13 @@ from rlft import (
 from rlft import config as door
 from rlft.analyses import rotation
 from rlft.report import comparison as report_comparison
-from rlft.training import progress
+from rlft.training import progress, store
 
 
 def run(
-    config: str | Path | ml_collections.ConfigDict, run_dir: str | Path,
+    config: str | Path | ml_collections.ConfigDict, run_dir: str | store.Where,
     **overrides: Any,
-) -> Path:
+) -> store.Where:
   """Runs a config file (or a ConfigDict) in a directory; goes on if begun.
 
   `overrides` are keys of a config file: `num_steps=3`, or with dots
@@ -46,11 +45,11 @@ def run(
 
 
 def start(
-    config: str | Path | ml_collections.ConfigDict, run_dir: str | Path,
+    config: str | Path | ml_collections.ConfigDict, run_dir: str | store.Where,
     overrides: dict[str, Any], *, command: str,
-) -> Path:
+) -> store.Where:
   """`run`; `command` is what was called, for the record."""
-  run_dir = paths.chosen(run_dir, '--run_dir')
+  run_dir = store.chosen(run_dir, '--run_dir')
   if not isinstance(config, ml_collections.ConfigDict):
     config = door.load(str(config), overrides)
   elif overrides:
@@ -174,9 +173,9 @@ def heal(
   return healing.run(str(before), str(after), out, **options)
 
 
-def write_report(study_dir: str | Path) -> Path:
+def write_report(study_dir: str | store.Where) -> store.Where:
   """report.html and summary.json of a study; the path of the page."""
-  study_dir = Path(study_dir)
+  study_dir = store.where(study_dir)
   if not (study_dir / 'stages.json').is_file():
     raise ValueError(f'no stages.json in {study_dir}: not a study directory')
   return report.write(study_dir)

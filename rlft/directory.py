@@ -20,7 +20,7 @@ import rlft
 from rlft import config as door
 from rlft import paths
 from rlft.ops import attention
-from rlft.training import multihost
+from rlft.training import claims, disk, multihost, store
 
 LOCK, COMMAND, GIT, MACHINE = '.lock', 'command.txt', 'git.txt', 'machine.txt'
 RECORDS = (LOCK, 'config.json', COMMAND, GIT, MACHINE)
@@ -28,29 +28,45 @@ CODE = ('rlft', 'configs')  # folders whose files decide what a run does
 
 
 @contextlib.contextmanager
-def claim(run_dir: Path) -> Iterator[None]:
+def claim(run_dir: store.Where) -> Iterator[None]:
   """Makes the directory and keeps other processes out while it is open.
 
   The system drops the lock when the process ends, however it ends; where the
-  file system has no locks there is none. ValueError when the directory cannot
-  be written to, is another process's or has links that lead out of it. After a
-  ValueError inside, a directory that holds nothing but records is removed: what
-  was refused is not begun.
+  file system has no locks there is none, and in a bucket the last who comes has
+  it (`claims.claimed`). ValueError when the directory cannot be written to, is
+  another process's or has links that lead out of it. After a ValueError inside,
+  a directory that holds nothing but records is removed: what was refused is not
+  begun.
   """
-  paths.enclosed(run_dir)
+  if not store.is_remote(run_dir):
+    paths.enclosed(run_dir)
   made, fresh = prepare(run_dir)
-  with (run_dir / LOCK).open('a') as file:
-    # of several processes of one run the first answers for all
-    if multihost.leads() and not lock(file):
-      raise ValueError(
-          f'another process is at work in {run_dir}: wait for it, or choose '
-          'another --run_dir')
+  with hold(run_dir):
     try:
-      yield
+      with store.flushed():
+        yield
+    except claims.Ousted:  # nothing there is ours any more
+      raise
     except ValueError:
       if fresh and multihost.leads():
         forget(run_dir, made)
       raise
+
+
+@contextlib.contextmanager
+def hold(run_dir: store.Where) -> Iterator[None]:
+  """The lock; of several processes of one run the first answers for all."""
+  if store.is_remote(run_dir):
+    with (claims.claimed(run_dir / LOCK) if multihost.leads()
+          else contextlib.nullcontext()):
+      yield
+    return
+  with (run_dir / LOCK).open('a') as file:
+    if multihost.leads() and not lock(file):
+      raise ValueError(
+          f'another process is at work in {run_dir}: wait for it, or choose '
+          'another --run_dir')
+    yield
 
 
 def lock(file: IO[str]) -> bool:
@@ -64,26 +80,26 @@ def lock(file: IO[str]) -> bool:
   return True
 
 
-def prepare(run_dir: Path) -> tuple[list[Path], bool]:
+def prepare(run_dir: store.Where) -> tuple[list[store.Where], bool]:
   """Makes the directory; which were made, innermost first, and if it is empty.
 
   ValueError when it cannot be written to.
   """
-  made = [p for p in (run_dir, *run_dir.parents) if not p.exists()]
   try:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    fresh = not any(run_dir.iterdir())
-    (run_dir / LOCK).touch()
+    made = store.make(run_dir)
+    fresh = not store.children(run_dir)
+    if not store.is_remote(run_dir):
+      (run_dir / LOCK).touch()
   except OSError as error:
     raise ValueError(
-        f'cannot write to {run_dir} ({error.strerror}): choose another '
+        f'cannot write to {run_dir} ({disk.reason(error)}): choose another '
         '--run_dir') from error
   return made, fresh
 
 
-def forget(run_dir: Path, made: list[Path]) -> None:
+def forget(run_dir: store.Where, made: list[store.Where]) -> None:
   """Removes the records of a run that left nothing else, and its folders."""
-  if {p.name for p in run_dir.iterdir()} - set(RECORDS):
+  if set(store.children(run_dir)) - set(RECORDS):
     return
   for name in RECORDS:
     (run_dir / name).unlink(missing_ok=True)
@@ -92,7 +108,7 @@ def forget(run_dir: Path, made: list[Path]) -> None:
       folder.rmdir()
 
 
-def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
+def write_once(path: store.Where, config: ml_collections.ConfigDict) -> None:
   """Writes the resolved config; ValueError when another one is there."""
   text = door.to_json(config)
   if not multihost.leads():
@@ -102,12 +118,10 @@ def write_once(path: Path, config: ml_collections.ConfigDict) -> None:
         f'{path} is of another config{differing(path, text)}: take a new run '
         'directory, or the config that this one was begun with')
   if not path.exists():  # a full disk may not leave half of it
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(text)
-    temporary.replace(path)
+    store.replace(path, text.encode())
 
 
-def differing(path: Path, text: str) -> str:
+def differing(path: store.Where, text: str) -> str:
   """The first key in which the config in a file is another one."""
   try:
     then, now = (flat(json.loads(x)) for x in (path.read_text(), text))
@@ -126,7 +140,7 @@ def flat(value: Any, joint: str = '.', path: str = '') -> dict[str, Any]:
       x, joint, f'{path}{joint}{key}'.removeprefix(joint)).items()}
 
 
-def explain(run_dir: Path, command: str) -> None:
+def explain(run_dir: store.Where, command: str) -> None:
   """Writes command.txt, git.txt and machine.txt; a later command is added.
 
   git.txt and machine.txt grow only when what they say has changed since.
@@ -138,14 +152,14 @@ def explain(run_dir: Path, command: str) -> None:
     now = datetime.datetime.now().astimezone().isoformat(timespec='seconds')
     command = f'{path.read_text()}# again, {now}:\n{command}'
   # a word of the command line may be no text
-  path.write_text(f'{command}\n', errors='backslashreplace')
+  store.replace(path, f'{command}\n'.encode(errors='backslashreplace'))
   for name, state in ((GIT, git_state()), (MACHINE, machine())):
     path = run_dir / name
     before = path.read_text() if path.exists() else ''
     if not path.exists():
-      path.write_text(state)
+      store.replace(path, state.encode())
     elif not before.endswith(state):
-      path.write_text(f'{before}\n# gone on with:\n{state}')
+      store.replace(path, f'{before}\n# gone on with:\n{state}'.encode())
 
 
 def machine() -> str:

@@ -5,7 +5,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 from rlft import envs, episodes, policy
 from rlft.ops import intervals, log_probs, masked, sharding
 from rlft.tokenizer import Tokenizer
-from rlft.training import disk, metrics, multihost
+from rlft.training import disk, metrics, multihost, store
 from rlft.types import Task
 
 
@@ -239,15 +238,17 @@ def divergence(
 
 
 def record(
-    run_dir: Path, step: int, evaluations: Sequence[Evaluation], params: Any
+    run_dir: store.Where, step: int, evaluations: Sequence[Evaluation],
+    params: Any,
 ) -> dict[str, dict]:
   """Runs what evals.jsonl lacks at this step; appends rows and samples."""
   log = run_dir / 'evals.jsonl'
   rows = {r['eval']: r for r in multihost.told(
-      lambda: metrics.read(log) if log.exists() else []) if r['step'] == step}
+      lambda: metrics.read(log) if store.exists(log) else [])
+      if r['step'] == step}
   path = run_dir / 'samples' / f'{step:06d}.jsonl'
   with disk.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
+    store.make(path.parent)
   for evaluation in evaluations:
     if evaluation.name in rows:
       continue  # reached before an interruption
@@ -260,7 +261,7 @@ def record(
           if s['eval'] != evaluation.name]
       lines = ''.join(json.dumps(s) + '\n' for s in others + some)
       with disk.writing(path):
-        path.write_text(lines)
+        store.replace(path, lines.encode())
     rows[evaluation.name] = row
     metrics.append(log, {'step': step, **row})
   return rows

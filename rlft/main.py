@@ -15,7 +15,8 @@ from rlft import arguments
 USAGE = """usage: rlft COMMAND ...
 
   rlft run --config=FILE.py[:VARIANT] --run_dir=DIR [--config.KEY=VALUE ...]
-      a run or a study; started again, it goes on where it stopped
+      a run or a study; started again, it goes on where it stopped. DIR may
+      be gs://BUCKET/FOLDER
   rlft eval RUN_DIR@STEP|asset:NAME|hf:DIR [--config=FILE.py] [--out=FILE.json]
       the evaluations of its config on one checkpoint
   rlft sample RUN_DIR@STEP|asset:NAME|hf:DIR [PROMPT ...] [--temperature=0]

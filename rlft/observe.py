@@ -7,7 +7,6 @@ rows go to RUN_DIR/analyses/NAME.jsonl; what it cost is in metrics.jsonl, as
 NAME_seconds of the same step.
 """
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import PyTree
 
 from rlft import parts
 from rlft.adapters import lora
-from rlft.training import metrics
+from rlft.training import metrics, store
 
 OURS = (  # not the config's to say
     'after', 'before', 'cache', 'checkpoints', 'mesh', 'name', 'null_after',
@@ -60,7 +59,8 @@ def rehearse(analysis: Analysis, shapes: PyTree) -> None:
 
 
 def recorder(
-    run_dir: Path, start: int, analyses: Sequence[Analysis], base: PyTree,
+    run_dir: store.Where, start: int, analyses: Sequence[Analysis],
+    base: PyTree,
 ) -> Callable[[int, PyTree, metrics.Clock], bool]:
   """record(step, params, clock) -> whether any analysis was due, and is done.
 

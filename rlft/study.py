@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_collections
 
 from rlft import analyze, check, directory, report, train
-from rlft.training import disk, metrics, multihost, progress
+from rlft.training import disk, metrics, multihost, progress, store
 
 
 def stage(
@@ -21,7 +21,8 @@ def stage(
       if from_step is None else from_step, config=config))
 
 
-def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
+def run(
+    config: ml_collections.ConfigDict, study_dir: store.Where) -> store.Where:
   """Runs every stage, then the report; returns the path of the page."""
   done = {row['name']: row for row in read_stages(study_dir)}
   for name in config.order:
@@ -49,7 +50,7 @@ def run(config: ml_collections.ConfigDict, study_dir: Path) -> Path:
   return finish(study_dir, done)
 
 
-def speeds(study_dir: Path, names: list[str]) -> str:
+def speeds(study_dir: store.Where, names: list[str]) -> str:
   """Median speeds of SFT and of greedy sampling, from what was logged."""
   tokens, completions = [], []
   for run_dir in (study_dir / name for name in names):
@@ -66,7 +67,7 @@ def speeds(study_dir: Path, names: list[str]) -> str:
           '(medians, compilation left out)')
 
 
-def finish(study_dir: Path, done: dict) -> Path:
+def finish(study_dir: store.Where, done: dict) -> store.Where:
   """Writes the report; it is no stage, so it is the same however often."""
   page = (report.write(study_dir) if multihost.leads()
           else study_dir / 'report.html')
@@ -77,7 +78,7 @@ def finish(study_dir: Path, done: dict) -> Path:
 
 def perform(
     config: ml_collections.ConfigDict, stages: ml_collections.ConfigDict,
-    study_dir: Path, run_dir: Path,
+    study_dir: store.Where, run_dir: store.Where,
 ) -> None:
   """A stage; its config.json names others as the study does: it may move."""
   directory.write_once(
@@ -85,7 +86,7 @@ def perform(
   execute(resolve(config, stages, study_dir), run_dir)
 
 
-def execute(config: ml_collections.ConfigDict, run_dir: Path) -> None:
+def execute(config: ml_collections.ConfigDict, run_dir: store.Where) -> None:
   """A run or an analysis."""
   if 'analysis' in config:
     analyze.run(config, run_dir)
@@ -95,7 +96,7 @@ def execute(config: ml_collections.ConfigDict, run_dir: Path) -> None:
 
 def resolve(
     config: ml_collections.ConfigDict, stages: ml_collections.ConfigDict,
-    study_dir: Path, written_from: Path | None = None,
+    study_dir: store.Where, written_from: store.Where | None = None,
 ) -> ml_collections.ConfigDict:
   """A copy in which 'STAGE@STEP' names a run directory of this study.
 
@@ -123,32 +124,31 @@ def resolve(
 
 
 def peak_is_base(
-    config: ml_collections.ConfigDict, study_dir: Path) -> bool:
+    config: ml_collections.ConfigDict, study_dir: store.Where) -> bool:
   """Whether '@best_ood' is step 0, which is compared with anyway."""
   names = config.get('checkpoints', {}).values()
   return any(best_ood(study_dir / name.rpartition('@')[0]) == 0
              for name in names if name.endswith('@best_ood'))
 
 
-def best_ood(run_dir: Path) -> int:
+def best_ood(run_dir: store.Where) -> int:
   """The step with the highest OOD success, step 0 included; first of ties."""
   rows = [r for r in multihost.told(
       lambda: metrics.read(run_dir / 'evals.jsonl')) if r['eval'] == 'ood']
   return max(rows, key=lambda r: (r['success'], -r['step']))['step']
 
 
-def read_stages(study_dir: Path) -> list[dict]:
+def read_stages(study_dir: store.Where) -> list[dict]:
   """What was run so far."""
   path = study_dir / 'stages.json'
   return multihost.told(
       lambda: json.loads(path.read_text()) if path.exists() else [])
 
 
-def write_stages(study_dir: Path, rows: list[dict]) -> None:
+def write_stages(study_dir: store.Where, rows: list[dict]) -> None:
   """Replaces stages.json in one step."""
   if not multihost.leads():
     return
-  temporary = study_dir / 'stages.json.tmp'
-  with disk.writing(study_dir / 'stages.json'):
-    temporary.write_text(json.dumps(rows, indent=1) + '\n')
-    temporary.replace(study_dir / 'stages.json')
+  path = study_dir / 'stages.json'
+  with disk.writing(path):
+    store.replace(path, (json.dumps(rows, indent=1) + '\n').encode())

@@ -1,5 +1,4 @@
 """The loop: one for every method. A run is a config and a directory."""
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +19,13 @@ from rlft.training import (
     saving,
     seal,
     steps,
+    store,
     watchdog,
 )
 from rlft.types import TrainState
 
 
-def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
+def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> TrainState:
   """Trains to `num_steps`, from the newest checkpoint if there is one.
 
   On all devices of `mesh`, where every array is whole but rows of batches.
@@ -35,7 +35,8 @@ def run(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
     return train(config, run_dir)
 
 
-def train(config: ml_collections.ConfigDict, run_dir: Path) -> TrainState:
+def train(
+    config: ml_collections.ConfigDict, run_dir: store.Where) -> TrainState:
   """`run`, on whatever devices there are."""
   job = binding.build(config)
   if not seal.steps(run_dir) and config.num_steps:

@@ -20,7 +20,7 @@ from rlft import paths, tokenizer
 from rlft.adapters import lora
 from rlft.hf import architecture, reading
 from rlft.ops import trees
-from rlft.training import checkpoint, metrics
+from rlft.training import checkpoint, metrics, store
 
 HF = 'hf:'
 
@@ -92,8 +92,8 @@ def config_of(name: object) -> dict[str, Any]:
         name='transformer', preset='', dtype='float32', shape=shape)}
   run_dir, _ = checkpoint.split(name)
   config = checkpoint.run_config(run_dir)
-  own = run_dir / architecture.KEPT
-  if own.is_dir():  # it may have been moved since
+  own = kept(run_dir)
+  if own is not None:  # it may have been moved since
     config['tokenizer'] = f'{HF}{own}'
   return config | {
       key: located(config[key], run_dir) for key in ('init', 'base')
@@ -113,18 +113,28 @@ def origin(name: str) -> Path:
     if start.startswith('asset:'):
       break
     run_dir, _ = checkpoint.split(start)
-    if (run_dir / architecture.KEPT).is_dir():
-      return run_dir / architecture.KEPT
+    own = kept(run_dir)
+    if own is not None:
+      return own
     start = config_of(start).get('init', '')
   raise ValueError(
       f'{name} does not go back to a Hugging Face directory: give one of the '
       'same architecture, --like=HF_DIR')
 
 
-def located(name: str, run_dir: Path) -> str:
+def kept(run_dir: store.Where) -> Path | None:
+  """What a run has of the directory that it was imported from, if anything.
+
+  None in a bucket: tokenizers and layouts are read from directories.
+  """
+  own = run_dir / architecture.KEPT
+  return own if not store.is_remote(run_dir) and own.is_dir() else None
+
+
+def located(name: str, run_dir: store.Where) -> str:
   """'STAGE@STEP' as a path, if RUN_DIR is a stage of a study with that one."""
   stage, at, step = name.rpartition('@')
-  for folder in run_dir.resolve().parents if at else ():
+  for folder in store.above(run_dir) if at else ():
     if paths.is_below(stage) and (folder / 'stages.json').is_file() and (
         folder / stage).is_dir():
       return f'{folder / stage}@{step}'

@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, write):
 
 
 def test_a_config_is_written_whole_or_not_at_all(tmp_path):
-  (tmp_path / 'config.tmp').symlink_to('/dev/full')
+  (tmp_path / 'config.json.tmp').symlink_to('/dev/full')
   with pytest.raises(OSError, match='No space left'):
     directory.write_once(tmp_path / 'config.json', tiny.sft_config())
   assert not (tmp_path / 'config.json').exists()

@@ -79,7 +79,7 @@ def test_the_files_of_a_study_are_no_stages():
 
 
 @pytest.mark.parametrize('name, said', [
-    ('gs://bucket/run', 'gs:// cannot be written to'),
+    ('gs:/bucket/run', 'gs:// cannot be written to'),
     ('s3:/bucket/run', 's3:// cannot be written to'),
     ('-rf', 'does not begin with -'), ('runs/-rf', 'does not begin with -'),
     ('a\nb', 'control'), ('a\0b', 'control'), ('a\0/b', 'control'),
@@ -178,7 +178,7 @@ def test_a_damaged_step_is_set_aside_in_its_own_run(world):
   step = run_dir / 'checkpoints' / '000002'
   step.symlink_to(outside / '000002')
   before = everything(outside)
-  assert checkpoint._set_aside(step) == '000002.corrupt'
+  assert checkpoint._set_aside(step) == 'renamed 000002.corrupt'
   assert {p.name for p in step.parent.iterdir()} == {'000002.corrupt'}
   assert everything(outside) == before
 

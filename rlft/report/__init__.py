@@ -1,20 +1,20 @@
 """From a study directory to summary.json and one self-contained page."""
 import json
 import os
-import pathlib
 import sys
 
 from rlft.report import page, provenance, summary, tables
+from rlft.training import store
 
 
-def write(study_dir: str | os.PathLike) -> pathlib.Path:
+def write(study_dir: str | os.PathLike) -> store.Where:
   """Writes summary.json and report.html into the study; the page's path.
 
   Each file is replaced whole, and neither before both are made. Stages that
   were not run are shown as such. What was wrong with the study's files is
   said on standard error too. ValueError if there is no such directory.
   """
-  folder = pathlib.Path(study_dir)
+  folder = store.where(study_dir)
   found = tables.read(folder)
   about = provenance.about(folder, found)
   numbers = summary.build(found, about)
@@ -28,6 +28,5 @@ def write(study_dir: str | os.PathLike) -> pathlib.Path:
 
 
 def _replace(path, text):
-  partial = path.with_name(f'.{path.name}.{os.getpid()}')
-  partial.write_text(text, encoding='utf-8')
-  os.replace(partial, path)
+  # reports of two processes may be written at the same time
+  store.replace(path, text.encode(), partial=f'.{path.name}.{os.getpid()}')

@@ -5,28 +5,29 @@ sentence about it that the page shows.
 """
 import json
 import math
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from rlft.training import store
+
 
 class Log(NamedTuple):
   """Where the study is and what was wrong with its files."""
-  root: pathlib.Path
+  root: store.Where
   warnings: list[str]
 
-  def say(self, path: pathlib.Path, what: str) -> None:
+  def say(self, path: store.Where, what: str) -> None:
     self.warnings.append(f'{path.relative_to(self.root)}: {what}')
 
 
-def text(path: pathlib.Path) -> str:
+def text(path: store.Where) -> str:
   """The text of a file, '' if there is none."""
-  return path.read_text(errors='replace') if path.is_file() else ''
+  return store.read(path).decode(errors='replace') if path.is_file() else ''
 
 
-def document(path: pathlib.Path, log: Log) -> Any:
+def document(path: store.Where, log: Log) -> Any:
   """The JSON value of a file, None if there is none to be had."""
   found = text(path)
   if not found:
@@ -38,13 +39,13 @@ def document(path: pathlib.Path, log: Log) -> Any:
     return None
 
 
-def section(path: pathlib.Path, log: Log) -> dict:
+def section(path: store.Where, log: Log) -> dict:
   """The JSON object of a file, {} if there is none to be had."""
   found = document(path, log)
   return found if isinstance(found, dict) else {}
 
 
-def lines(path: pathlib.Path, log: Log) -> list[dict]:
+def lines(path: store.Where, log: Log) -> list[dict]:
   """The objects of a file with one per line."""
   rows = []
   for number, line in enumerate(text(path).split('\n'), start=1):
@@ -76,7 +77,7 @@ def unpack(hexadecimal: str, n: int) -> Bool[np.ndarray, '_']:
   return bits[:n].astype(bool)
 
 
-def hands(packed: Any, n: int, success: float, path: pathlib.Path, what: str,
+def hands(packed: Any, n: int, success: float, path: store.Where, what: str,
           log: Log) -> Bool[np.ndarray, '_'] | None:
   """The solved hands, or None with a warning if they cannot be right."""
   if not packed:
@@ -92,7 +93,7 @@ def hands(packed: Any, n: int, success: float, path: pathlib.Path, what: str,
   return bits
 
 
-def problems(numbers: Any, n: int, path: pathlib.Path, what: str,
+def problems(numbers: Any, n: int, path: store.Where, what: str,
              log: Log) -> Int[np.ndarray, '_'] | None:
   """Which hands are one problem, or None with a warning if unusable."""
   if numbers is None:
@@ -106,7 +107,7 @@ def problems(numbers: Any, n: int, path: pathlib.Path, what: str,
 
 
 def wins(packed: Any, solved: Bool[np.ndarray, '_'] | None,
-         path: pathlib.Path, what: str, log: Log
+         path: store.Where, what: str, log: Log
          ) -> Bool[np.ndarray, '_ _'] | None:
   """What each independent sample solved, or None if it was not recorded.
 

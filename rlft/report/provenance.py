@@ -1,5 +1,4 @@
 """What was run: the study's config, command, commit and the model's size."""
-import pathlib
 import re
 from typing import Any
 
@@ -9,9 +8,10 @@ import ml_collections
 from rlft import binding, tokenizer
 from rlft.report import files
 from rlft.report.tables import Tables
+from rlft.training import store
 
 
-def about(study_dir: pathlib.Path, tables: Tables) -> dict[str, Any]:
+def about(study_dir: store.Where, tables: Tables) -> dict[str, Any]:
   """config, study, command, git, model {name, parameters} and warnings."""
   log = files.Log(study_dir, [])
   config = files.section(study_dir / 'config.json', log)

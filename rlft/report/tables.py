@@ -17,6 +17,7 @@ says so in the table `warnings`. The tables:
 `target` of a comparison is the role of the checkpoint that it is about: `sft`,
 or `rl` where the later weights are those of an RL run.
 """
+import io
 import pathlib
 import zipfile
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from rlft.report import files
+from rlft.training import store
 
 Tables = dict[str, list]
 
@@ -33,7 +35,7 @@ RL = ('rl', 'rl_kl')  # PPO, and as a control PPO held near its start
 READS = dict.fromkeys(('sft', 'sft_mixed', 'rl', 'rl_kl', 'base'), 'evals')
 
 
-def read(study_dir: pathlib.Path) -> Tables:
+def read(study_dir: store.Where) -> Tables:
   """All tables of a study; ValueError if there is no such directory."""
   if not study_dir.is_dir():
     raise ValueError(f'{study_dir} is not a directory; give a study directory')
@@ -177,7 +179,8 @@ def _rotation(run_dir, stage, stages, log):
   path = run_dir / 'rotation.npz'
   if path.exists():
     try:
-      with path.open('rb') as file, np.load(file, allow_pickle=False) as arrays:
+      with np.load(
+          io.BytesIO(store.read(path)), allow_pickle=False) as arrays:
         for module in sorted({k.rpartition('/')[0] for k in arrays.files}):
           spectra.append(tag | {'module': module} | {
               k.rpartition('/')[2]: arrays[k] for k in arrays.files

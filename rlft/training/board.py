@@ -7,23 +7,23 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from tensorboardX import record_writer, summary
 from tensorboardX.proto import event_pb2
 
+from rlft.training import store
+
 VERSION = 'brain.Event:2'
 
 
-def name(folder: Path) -> Path:
+def name(folder: store.Where) -> store.Where:
   """A name for a new file; TensorBoard reads a folder's in their order."""
   return folder / (
       f'events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}')
 
 
-def begin(path: Path, step: int) -> None:
+def begin(path: store.Where, step: int) -> None:
   """Makes the file; of earlier files, what is from `step` on is void."""
-  path.parent.mkdir(parents=True, exist_ok=True)
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
   _append(path, [
       event_pb2.Event(file_version=VERSION),
@@ -31,19 +31,19 @@ def begin(path: Path, step: int) -> None:
       event_pb2.Event(session_log=start, step=step)])
 
 
-def add(path: Path, step: int, scalars: Mapping[str, float]) -> None:
+def add(path: store.Where, step: int, scalars: Mapping[str, float]) -> None:
   """Numbers of a step."""
   _append(path, [
       event_pb2.Event(summary=summary.scalar(tag, value), step=step)
       for tag, value in scalars.items()])
 
 
-def _append(path: Path, events: list[event_pb2.Event]) -> None:
+def _append(path: store.Where, events: list[event_pb2.Event]) -> None:
   now = time.time()
   for event in events:
     event.wall_time = now
-  with path.open('ab') as file:
-    file.write(b''.join(_record(e.SerializeToString()) for e in events))
+  store.append(
+      path, b''.join(_record(e.SerializeToString()) for e in events))
 
 
 def _record(data: bytes) -> bytes:

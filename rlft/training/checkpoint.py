@@ -7,7 +7,6 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,14 +16,14 @@ from jaxtyping import PyTree
 
 from rlft import paths
 from rlft.ops import alarms, trees
-from rlft.training import disk, multihost, progress, seal
+from rlft.training import disk, multihost, progress, seal, store
 from rlft.types import TrainState
 
 RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
 
 
 @contextlib.contextmanager
-def open_manager(run_dir: Path) -> Iterator[ocp.CheckpointManager]:
+def open_manager(run_dir: store.Where) -> Iterator[ocp.CheckpointManager]:
   """The manager of RUN_DIR/checkpoints, which keeps every step.
 
   Raises disk.Unsaved at its end for a save that failed and that nobody waited
@@ -33,9 +32,10 @@ def open_manager(run_dir: Path) -> Iterator[ocp.CheckpointManager]:
   options = ocp.CheckpointManagerOptions(
       atomicity_options=ocp.options.AtomicityOptions(
           mode=ocp.options.AtomicityMode.COMMIT_FILE),
-      cleanup_tmp_directories=True,
+      cleanup_tmp_directories=not store.is_remote(run_dir),
       step_format_fixed_length=6)
-  folder = run_dir.resolve() / 'checkpoints'
+  folder = store.absolute(run_dir) / 'checkpoints'
+  store.clear(folder) if multihost.leads() else None
   with disk.quiet():
     manager = ocp.CheckpointManager(folder, options=options)
     try:
@@ -47,7 +47,7 @@ def open_manager(run_dir: Path) -> Iterator[ocp.CheckpointManager]:
     _close(manager, folder)
 
 
-def _close(manager: ocp.CheckpointManager, folder: Path) -> None:
+def _close(manager: ocp.CheckpointManager, folder: store.Where) -> None:
   try:
     with disk.writing(folder, Exception):
       manager.close()
@@ -80,8 +80,10 @@ def save(
     raise alarms.Halt(f'step {step} is not saved: {bad[0]} is not finite '
                       f'({len(bad)} such)')
   told = seal.seal(parts, step=step, source=source_state, meta=meta)
-  folder = Path(str(manager.directory)) / f'{step:06d}'
+  folder = store.where(manager.directory) / f'{step:06d}'
   with disk.writing(folder, Exception, then=''):
+    if multihost.leads():
+      store.vacate(folder)
     manager.save(step, args=ocp.args.Composite(
         **{k: ocp.args.StandardSave(v) for k, v in parts.items()},
         seal=ocp.args.JsonSave(told)))
@@ -92,7 +94,7 @@ def _parts(state: TrainState) -> dict[str, PyTree]:
   return {'params': rest.pop('params'), 'rest': rest}
 
 
-def save_params(run_dir: Path, step: int, params: PyTree) -> None:
+def save_params(run_dir: store.Where, step: int, params: PyTree) -> None:
   """Saves parameters alone, at a step of a run directory."""
   with open_manager(run_dir) as manager:
     manager.save(step, args=ocp.args.Composite(
@@ -105,7 +107,7 @@ def restore_latest(
 ) -> tuple[TrainState, PyTree] | None:
   """The newest state that is whole; None where nothing was saved.
 
-  A damaged step is renamed, STEP.corrupt, and the one before it taken. Raises
+  A damaged step is set aside, and the one before it taken. Raises
   seal.Lost when there were steps and none is whole: a run must not begin anew
   because a disk is failing.
   """
@@ -113,26 +115,23 @@ def restore_latest(
     try:
       return restore(manager, step, like)
     except seal.Damaged:
-      folder = Path(str(manager.directory)) / f'{step:06d}'
-      progress.say(f'rlft: {folder} is damaged: renamed {_set_aside(folder)}')
+      folder = store.where(manager.directory) / f'{step:06d}'
+      progress.say(f'rlft: {folder} is damaged: {_set_aside(folder)}')
       manager.reload()
-  folder = Path(str(manager.directory))
-  if any(folder.glob('*.corrupt*')):
+  folder = store.where(manager.directory)
+  kept = store.kept_aside(folder)
+  if kept:
     raise seal.Lost(
-        f'no checkpoint in {folder} is whole, they are kept as STEP.corrupt: '
+        f'no checkpoint in {folder} is whole, they are kept as {kept}: '
         f'put one back, or delete {folder.parent} to begin anew')
   return None
 
 
-def _set_aside(folder: Path) -> str:
-  name, n = folder.with_name(f'{folder.name}.corrupt'), 1
-  while name.exists():
-    name, n = folder.with_name(f'{folder.name}.corrupt{n}'), n + 1
+def _set_aside(folder: store.Where) -> str:
   multihost.meet(f'about to set {folder} aside')  # all have read it
-  if multihost.leads():
-    folder.rename(name)
+  said = store.set_aside(folder) if multihost.leads() else ''
   multihost.meet(f'{folder} is set aside')
-  return name.name
+  return said
 
 
 def restore(
@@ -159,7 +158,7 @@ def _restored(
     manager: ocp.CheckpointManager, step: int, parts: dict[str, PyTree],
 ) -> tuple[dict[str, Any], dict[str, PyTree]]:
   """The seal of a step, and these parts of it, as they were saved."""
-  run_dir = Path(str(manager.directory)).parent
+  run_dir = store.where(manager.directory).parent
   told = seal.sealed(run_dir, step)
   marks = {path: mark for path, mark in told['fingerprints'].items()
            if path.partition('/')[0] in parts}
@@ -188,13 +187,13 @@ def _abstract(tree: PyTree) -> PyTree:
   return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
-def split(name: str) -> tuple[Path, str]:
+def split(name: str) -> tuple[store.Where, str]:
   """'RUN_DIR@STEP' -> (RUN_DIR, STEP); ValueError when there is no '@'."""
   run_dir, at, step = name.rpartition('@')
   if not at or paths.is_odd(name):
     raise ValueError(f'{name!r} names no checkpoint: write RUN_DIR@STEP, '
                      'asset:NAME or hf:DIR')
-  return Path(run_dir), step
+  return store.where(run_dir), step
 
 
 def resolve_step(name: str) -> int:
@@ -213,11 +212,11 @@ def resolve_step(name: str) -> int:
   return int(wanted)
 
 
-def find(name: str) -> Path:
+def find(name: str) -> store.Where:
   """The directory with the parameters of 'RUN_DIR@STEP'; else ValueError."""
   step = resolve_step(name)
   run_dir, _ = split(name)
-  path = run_dir.resolve() / 'checkpoints' / f'{step:06d}' / 'params'
+  path = store.absolute(run_dir) / 'checkpoints' / f'{step:06d}' / 'params'
   if not path.is_dir():
     raise ValueError(seal.unreadable(run_dir, step))
   return path
@@ -270,7 +269,7 @@ def load_params(name: str) -> PyTree:
   return seal.read(restored, run_dir, step)
 
 
-def run_config(run_dir: Path) -> dict[str, Any]:
+def run_config(run_dir: store.Where) -> dict[str, Any]:
   """The resolved config that a run wrote.
 
   ValueError when there is none, or when it is that of a study or an analysis,

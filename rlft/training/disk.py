@@ -26,7 +26,8 @@ class Unsaved(ValueError):
 
 @contextlib.contextmanager
 def writing(
-    path: Path, refusals: type[Exception] = OSError, then: str = f'; {AGAIN}',
+    path: os.PathLike, refusals: type[Exception] = OSError,
+    then: str = f'; {AGAIN}',
 ) -> Iterator[None]:
   """Unsaved, one line that names the path, for a refusal inside.
 

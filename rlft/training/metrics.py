@@ -3,23 +3,22 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from rlft.training import board, disk, multihost
+from rlft.training import board, disk, multihost, store
 
 COMPILE = '/jax/core/compile/backend_compile_duration'
 
 
 class Writer(NamedTuple):
   """Where a run's numbers go; of several processes the first one's."""
-  path: Path
-  events: Path  # for TensorBoard
+  path: store.Where
+  events: store.Where  # for TensorBoard
 
 
-def open_writer(run_dir: Path, step: int) -> Writer:
+def open_writer(run_dir: store.Where, step: int) -> Writer:
   """Opens the log; lines of a step beyond `step` are a lost run's and go."""
   path = run_dir / 'metrics.jsonl'
   truncate(path, step)
@@ -30,21 +29,20 @@ def open_writer(run_dir: Path, step: int) -> Writer:
   return Writer(path, events)
 
 
-def truncate(path: Path, step: int) -> None:
+def truncate(path: store.Where, step: int) -> None:
   """Drops rows beyond `step` and a last line that was cut in the middle."""
-  if not multihost.leads() or not path.exists():
+  if not multihost.leads() or not store.exists(path):
     return
   kept = [row for row in read(path) if row['step'] <= step]
-  temporary = path.with_suffix('.tmp')
+  lines = ''.join(json.dumps(row) + '\n' for row in kept)
   with disk.writing(path):
-    temporary.write_text(''.join(json.dumps(row) + '\n' for row in kept))
-    temporary.replace(path)
+    store.replace(path, lines.encode())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: store.Where) -> list[dict[str, Any]]:
   """The whole rows of a JSONL file; a torn last line is not a row."""
   rows = []
-  for line in path.read_text().splitlines():
+  for line in store.read(path).decode().splitlines():
     try:
       rows.append(json.loads(line))
     except json.JSONDecodeError:
@@ -69,7 +67,7 @@ def write(writer: Writer, step: int, metrics: Mapping[str, Any]) -> dict:
   return row
 
 
-def append(path: Path, row: Mapping[str, Any]) -> None:
+def append(path: store.Where, row: Mapping[str, Any]) -> None:
   """One row at the end of a JSONL file, by the first process.
 
   disk.Unsaved where that cannot be.
@@ -78,9 +76,7 @@ def append(path: Path, row: Mapping[str, Any]) -> None:
     return
   line = json.dumps(row) + '\n'
   with disk.writing(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a') as file:
-      file.write(line)
+    store.append(path, line.encode())
 
 
 class Compilations:

@@ -5,10 +5,8 @@ delete an older one for it. So each save is settled, waited for and looked at,
 before the next one begins, and only then do older steps go.
 """
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from rlft.training import checkpoint, disk, progress, seal
+from rlft.training import checkpoint, disk, progress, seal, store
 from rlft.types import TrainState
 
 ITEMS = ('params', 'rest', 'seal')
@@ -30,7 +28,7 @@ class Saver:
 
   def __init__(self, manager: ocp.CheckpointManager, *, keep: int):
     self.manager, self.keep = manager, keep
-    self.folder = Path(str(manager.directory))
+    self.folder = store.where(manager.directory)
     self.under_way: int | None = None  # the step that is being written
     self.failed: list[str] = []  # what became of the last saves, in a row
     self.left: set[int] = set()  # steps of which something may be left
@@ -48,8 +46,9 @@ class Saver:
     step = int(state.step)
     if step in self.manager.all_steps():
       return
+    store.flush()  # what was logged before a step is there with it
     self._drop(self.left)
-    refused = heard(lambda: disk.room(self.folder, ROOM * size(state)))
+    refused = heard(lambda: store.room(self.folder, ROOM * size(state)))
     if not agreed(not refused):  # or some would wait for the others' part
       self._missed(step, refused)
       return
@@ -88,6 +87,7 @@ class Saver:
   def finish(self) -> None:
     """Settles the last save of a run; Unsaved if it failed."""
     self.settle()
+    store.flush()
     self._drop(self.left)
     if self.failed:
       raise self._end('the last one')
@@ -125,7 +125,7 @@ class Saver:
     with disk.writing(self._path(step), Exception, then=''):
       self.manager.wait_until_finished()
 
-  def _path(self, step: int) -> Path:
+  def _path(self, step: int) -> store.Where:
     return self.folder / f'{step:06d}'
 
   def _drop(self, steps: Collection[int]) -> None:
@@ -138,8 +138,7 @@ class Saver:
     if jax.process_index() == 0:
       for step in steps:
         with contextlib.suppress(OSError):
-          (self._path(step) / 'commit_success.txt').unlink(missing_ok=True)
-          shutil.rmtree(self._path(step), ignore_errors=True)
+          store.remove(self._path(step), first=store.COMMITTED)
     agreed(True)  # nobody looks before they are gone
     with contextlib.suppress(OSError):
       self.manager.reload()
@@ -150,7 +149,7 @@ def size(state: TrainState) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
-def verify(run_dir: Path, step: int) -> None:
+def verify(run_dir: store.Where, step: int) -> None:
   """Unsaved unless a step is committed, all there, and says what it is."""
   folder = run_dir / 'checkpoints' / f'{step:06d}'
   missing = [name for name in ITEMS if not (folder / name).is_dir()]
@@ -162,7 +161,7 @@ def verify(run_dir: Path, step: int) -> None:
     raise disk.Unsaved(f'{folder} cannot be read back') from error
 
 
-def newest(run_dir: Path) -> int | None:
+def newest(run_dir: store.Where) -> int | None:
   """The newest step that is whole, as far as it says itself."""
   for step in reversed(seal.steps(run_dir)):
     with contextlib.suppress(disk.Unsaved):

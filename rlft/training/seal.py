@@ -7,14 +7,13 @@ sha256 of itself.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
 from rlft.ops import trees
-from rlft.training import disk
+from rlft.training import disk, store
 
 SUM = 'sha256'
 
@@ -76,21 +75,21 @@ def _sum(found: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def steps(run_dir: Path) -> list[int]:
+def steps(run_dir: store.Where) -> list[int]:
   """Steps with a committed checkpoint, ascending."""
-  found = (run_dir / 'checkpoints').glob('*/commit_success.txt')
+  found = (run_dir / 'checkpoints').glob(f'*/{store.COMMITTED}')
   names = (p.parent.name for p in found)
   return sorted(int(name) for name in names if name.isdecimal())
 
 
-def listed(run_dir: Path) -> str:
+def listed(run_dir: store.Where) -> str:
   """Its steps in words, and those that a run has set aside."""
-  aside = sorted(p.name for p in (run_dir / 'checkpoints').glob('*.corrupt*'))
+  aside = store.kept_aside(run_dir / 'checkpoints')
   return 'saved: ' + (', '.join(map(str, steps(run_dir))) or 'none') + (
-      f'; set aside as damaged: {", ".join(aside)}' if aside else '')
+      f'; set aside as damaged: {aside}' if aside else '')
 
 
-def sealed(run_dir: Path, step: int) -> dict[str, Any]:
+def sealed(run_dir: store.Where, step: int) -> dict[str, Any]:
   """What a step says of itself; Damaged when it cannot be believed."""
   path = run_dir / 'checkpoints' / f'{step:06d}' / 'seal' / 'metadata'
 
@@ -103,19 +102,21 @@ def sealed(run_dir: Path, step: int) -> dict[str, Any]:
   return read(believed, run_dir, step)
 
 
-def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
+def read(restored: Callable[[], Any], run_dir: store.Where, step: int) -> Any:
   """What `restored` gives; Damaged, one line, for whatever it raises.
 
   The library raises bare Exceptions of many pages, and more when the reads that
   it gave up are collected: that is done here, unheard. What says nothing of the
   files goes on as it is: too little memory, a device's own trouble, a directory
-  that may not be read.
+  that may not be read, a bucket that does not answer.
   """
   try:
     return restored()
   except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:
+    if store.is_remote(run_dir):
+      store.reached(error)
     # Its first line only: the error itself would keep those reads alive.
     lines = str(error).strip().splitlines() or ['']
     said = f'{type(error).__name__}: {lines[0][:200]}'
@@ -123,7 +124,7 @@ def read(restored: Callable[[], Any], run_dir: Path, step: int) -> Any:
   raise Damaged(f'{unreadable(run_dir, step)} (it says {said})')
 
 
-def unreadable(run_dir: Path, step: int) -> str:
+def unreadable(run_dir: store.Where, step: int) -> str:
   """What to do about a checkpoint that cannot be read."""
   others = [str(s) for s in steps(run_dir) if s != step]
   return (

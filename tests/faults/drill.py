@@ -28,6 +28,7 @@ class Ended(NamedTuple):
 def command(
     variant: str, run_dir: pathlib.Path, *, processes: int = 1,
     struck: str = '', devices: int = 1, more: tuple[str, ...] = (),
+    logs: str = '',
 ) -> list[str]:
   """The words that start a run, perhaps struck by something."""
   start = [sys.executable, '-m', *(
@@ -37,15 +38,17 @@ def command(
   if processes == 1:
     return words
   return [sys.executable, 'launch/local.py', '-n', str(processes),
-          f'--devices={devices}', '--grace=2', f'--logs={run_dir}.logs', '--',
-          *words]
+          f'--devices={devices}', '--grace=2',
+          f'--logs={logs or run_dir}.logs', '--', *words]
 
 
 def environment(devices: int, **extra: str) -> dict[str, str]:
   """Programs are compiled once for all drills."""
   return {
       **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices),
-      'PYTHONPATH': str(ROOT), 'JAX_COMPILATION_CACHE_DIR': str(CACHE),
+      'PYTHONPATH': os.pathsep.join(
+          filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))),
+      'JAX_COMPILATION_CACHE_DIR': str(CACHE),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',
       'OMP_NUM_THREADS': '1', **extra}

@@ -12,8 +12,8 @@ import pathlib
 from collections.abc import Callable
 
 from rlft import config as door
-from rlft import parts, paths, tokenizer, weights
-from rlft.training import checkpoint
+from rlft import parts, tokenizer, weights
+from rlft.training import checkpoint, store
 from tests.fuzz import rules, settings
 
 KINDS = ('stage', 'run', 'checkpoint', 'tokenizer', 'part')
@@ -40,7 +40,10 @@ def stage(root: pathlib.Path, text: str) -> str:
 
 def run(root: pathlib.Path, text: str) -> str:
   """Accepted directories could be made, and told in a message."""
-  found = paths.chosen(text, '--run_dir')
+  found = store.chosen(text, '--run_dir')
+  if store.is_remote(found):
+    rules.require(str(found) == text.rstrip('/') and '..' not in text,
+                  f'{text!r} is {found}')
   last = os.path.basename(os.path.abspath(found))
   rules.require(not last.startswith('-') and '\n' not in last
                 and '\0' not in text, f'{text!r}')
@@ -57,6 +60,10 @@ def checkpoints(root: pathlib.Path, text: str) -> str:
   if text.startswith(weights.HF):
     weights.config_of(text)
     return 'a directory'
+  if store.is_remote(text):  # nobody is asked
+    run_dir, _ = checkpoint.split(text)
+    rules.require(text.startswith(f'{run_dir}'), f'{text!r} is {run_dir}')
+    return 'a name in a bucket'
   found = checkpoint.find(text)
   rules.require(found.parent.parent.name == 'checkpoints'
                 and found.is_dir(), f'{text!r} is {found}')
