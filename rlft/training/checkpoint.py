@@ -32,10 +32,10 @@ def open_manager(run_dir: store.Where) -> Iterator[ocp.CheckpointManager]:
   options = ocp.CheckpointManagerOptions(
       atomicity_options=ocp.options.AtomicityOptions(
           mode=ocp.options.AtomicityMode.COMMIT_FILE),
-      cleanup_tmp_directories=not store.is_remote(run_dir),
       step_format_fixed_length=6)
   folder = store.absolute(run_dir) / 'checkpoints'
-  store.clear(folder) if multihost.leads() else None
+  if multihost.leads():
+    store.clear(folder)
   with disk.quiet():
     manager = ocp.CheckpointManager(folder, options=options)
     try:

@@ -16,6 +16,7 @@ import jax
 AGAIN = ('make room there, or see why it cannot be written, and start the same '
          'command again: it goes on')
 
+TRIAL = 'trial'  # begins the name of what is tried out
 LATE = re.compile('.*(Event loop is closed|was never awaited)')
 
 
@@ -61,7 +62,7 @@ def room(folder: Path, needed: int) -> None:
   """
   with writing(folder, then=''):
     free = shutil.disk_usage(folder).free
-    with tempfile.TemporaryDirectory(prefix='trial', dir=folder) as trial:
+    with tempfile.TemporaryDirectory(prefix=TRIAL, dir=folder) as trial:
       (Path(trial) / 'block').write_bytes(bytes(2**12))
   if free < needed:
     raise Unsaved(f'cannot write {folder}: {free / 1e6:.1f} MB are free there '

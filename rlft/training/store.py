@@ -254,14 +254,14 @@ def kept_aside(folder: Where) -> str:
 
 
 def clear(folder: Where) -> None:
-  """Removes what was begun in a bucket and not committed, as Orbax would.
+  """Removes steps that were begun and not committed, as by a kill.
 
-  Orbax, which does so on disks, would remove what is set aside as well.
+  Orbax would, too, but later, beside what else goes on there: it takes the
+  directory that `disk.room` tries, and in a bucket what is set aside.
   """
-  if not is_remote(folder):
-    return
   whole = {p.parent.name for mark in (MARK, COMMITTED)
            for p in folder.glob(f'*/{mark}')}
   for name in children(folder):
-    if name not in whole:
+    begun = name.isdecimal() or name.startswith(disk.TRIAL)
+    if begun and name not in whole:
       remove(folder / name, COMMITTED)

@@ -76,6 +76,16 @@ def test_a_missing_step_lists_those_saved(run_dir, step):
     checkpoint.resolve_step(f'{run_dir}@{step}')
 
 
+def test_what_a_kill_left_is_gone_before_anything_is_saved(tmp_path):
+  folder = tmp_path / 'checkpoints'
+  kept = ['000003.corrupt', 'mine', '000001']
+  for name in (*kept, '000002/params', 'trialabc'):
+    (folder / name).mkdir(parents=True)
+  (folder / '000001' / 'commit_success.txt').touch()
+  with checkpoint.open_manager(tmp_path):
+    assert sorted(p.name for p in folder.iterdir()) == sorted(kept)
+
+
 def test_steps_that_were_set_aside_are_told(tmp_path):
   (tmp_path / 'checkpoints' / '000005.corrupt').mkdir(parents=True)
   with pytest.raises(ValueError, match=(
