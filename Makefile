@@ -16,7 +16,8 @@ demo: $(VENV)/.installed
 		--run_dir=$(RUN)
 
 test: $(VENV)/.tested
-	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=loadfile
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=loadfile \
+		--no-loadscope-reorder
 
 lint: $(VENV)/.tested
 	$(VENV)/bin/ruff check .
