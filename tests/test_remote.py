@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import jax
@@ -271,6 +272,25 @@ def fails(world, status, times, *parts):
     return None
 
   world.fails = answer
+
+
+def test_a_slow_bucket_holds_up_no_step(world, disk):
+  """Steps are made while one is written, which is none before it is whole."""
+  order = []
+
+  def slow(asked):
+    if asked.what == 'put' and '/000002/' in asked.name:
+      time.sleep(0.1)
+      order.append(asked.name.rpartition('/')[2])
+
+  source = built('sft').source
+  world.fails = slow
+  run('sft', 'gs://bucket/a', source=Source(source.init, lambda *given: (
+      order.append('batch'), source.next(*given))[1]))
+  same('gs://bucket/a', disk('sft'))
+  assert order.count('batch') == 5  # the first is the check's
+  fourth = [i for i, x in enumerate(order) if x == 'batch'][3]
+  assert fourth < order.index('commit_success.txt')
 
 
 def test_puts_that_fail_for_a_while_change_nothing(disk, world):

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -50,11 +51,33 @@ def join() -> bool:
   count, index = number(COUNT), number(INDEX)
   if not 0 <= index < count:
     raise ValueError(f'{INDEX}={index} of {COUNT}={count}: they count from 0')
+  if index == 0:
+    _free(where)
   jax.distributed.initialize(
       where, num_processes=count, process_id=index,
       # by default it would listen on every network that the machine is in
       coordinator_bind_address=where if index == 0 else None, **times)
   return _joined()
+
+
+def _free(where: str) -> None:
+  """ValueError unless HOST:PORT can be listened on; JAX would crash."""
+  host, _, port = where.rpartition(':')
+  try:
+    if not 0 < int(port) < 2**16:
+      raise ValueError(f'no port is {port}')
+    family, kind, _, _, address = socket.getaddrinfo(
+        host.strip('[]'), int(port), type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as trial:
+      # what another run has just left is free
+      trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      trial.bind(address)
+      trial.listen()
+  except (OSError, OverflowError, ValueError) as error:
+    raise ValueError(
+        f'{COORDINATOR}={where}: this process is to listen there and cannot '
+        f'({getattr(error, "strerror", None) or error}): give an address of '
+        'this machine and a free port') from error
 
 
 def _joined() -> bool:

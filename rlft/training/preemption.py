@@ -70,12 +70,18 @@ def heeded() -> Iterator[None]:
 def _together() -> Iterator[None]:
   """The same for all processes, by the service that JAX has for it.
 
-  That hears SIGTERM itself, and no handler may be put in its place.
+  That hears SIGTERM itself, and no handler may be put in its place. It keeps
+  the last beat that it was asked about. Orbax asks as well, in threads, with
+  the number of a checkpoint: processes would agree on a beat that some have
+  passed, and wait for each other. So Orbax is answered here.
   """
+  reached = multihost_utils.reached_preemption_sync_point
+
   def heed():
-    if multihost_utils.reached_preemption_sync_point(next(_ticks)):
+    if reached(next(_ticks)):
       raise Preempted('ended by a signal to one of the processes, and saved')
 
+  multihost_utils.reached_preemption_sync_point = lambda step: False
   before = signal.getsignal(signal.SIGINT)
   pass_on = before not in (None, signal.SIG_IGN)
   if pass_on:
@@ -85,5 +91,6 @@ def _together() -> Iterator[None]:
     with pulse.listening(heed):
       yield
   finally:
+    multihost_utils.reached_preemption_sync_point = reached
     if pass_on:
       signal.signal(signal.SIGINT, before)

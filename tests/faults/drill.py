@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 ROOT = pathlib.Path(__file__).parents[2]
 TIMES = ('seconds', 'per_second', 'compilations')
 SOON = 30  # seconds: ten are asked of a machine that has nothing else to do
+# A runner in the background ignores Ctrl-C, and what it starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 CACHE = pathlib.Path(tempfile.gettempdir()) / 'rlft-drill-programs'
 
 

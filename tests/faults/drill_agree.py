@@ -41,7 +41,9 @@ def test_a_port_that_is_taken_is_told(tmp_path):
             1, RLFT_COORDINATOR=f'127.0.0.1:{taken.getsockname()[1]}',
             RLFT_NUM_PROCESSES='2', RLFT_PROCESS_ID='0'),
         capture_output=True, timeout=60, check=False)
-  assert done.returncode == 41
+  assert done.returncode == 2
+  assert done.stderr.startswith('rlft: RLFT_COORDINATOR=127.0.0.1:')
+  assert 'Address already in use' in done.stderr.splitlines()[0]
   assert not (tmp_path / 'run').exists()
 
 

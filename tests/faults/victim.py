@@ -26,6 +26,8 @@ def fate(name: str) -> None:
     threading.Timer(.02, os.kill, (os.getpid(), signal.SIGKILL)).start()
   elif name in ('SIGTERM', 'SIGINT'):
     os.kill(os.getpid(), getattr(signal, name))
+    if 'RLFT_PROCESS_ID' in os.environ:  # or a tiny run may end unheeded:
+      time.sleep(3)  # JAX looks for signals once a second, and tells the others
   elif name == 'raises':
     raise RuntimeError('planted')
   elif name == 'hangs':

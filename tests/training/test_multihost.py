@@ -30,6 +30,19 @@ def test_half_of_what_names_a_process_is_refused(
     multihost.join()
 
 
+@pytest.mark.parametrize('where, said', [
+    ('127.0.0.1', 'invalid literal'), ('127.0.0.1:99999', 'no port is 99999'),
+    ('127.0.0.1:x', 'invalid literal'),
+    ('192.0.2.1:7777', 'Cannot assign requested address')])
+def test_an_address_that_cannot_be_listened_on_is_refused(
+    monkeypatch, where, said):
+  for name, value in ((multihost.COORDINATOR, where), (multihost.COUNT, '2'),
+                      (multihost.INDEX, '0')):
+    monkeypatch.setenv(name, value)
+  with pytest.raises(ValueError, match=f'RLFT_COORDINATOR={where}.*{said}'):
+    multihost.join()
+
+
 def test_a_process_of_several_that_is_refused_ends_at_once(
     monkeypatch, capsys):
   codes = []

@@ -1,9 +1,13 @@
 """A signal is heeded at a beat, once; a second acts as it did before."""
+import itertools
 import os
 import signal
 import threading
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
+from orbax.checkpoint._src.multihost import multihost
 
 from rlft import pulse
 from rlft.training import preemption
@@ -61,3 +65,21 @@ def test_another_thread_changes_nothing():
   thread.start()
   thread.join()
   assert seen == before
+
+
+def test_of_several_processes_only_beats_are_counted(monkeypatch):
+  """Orbax asks, too, by the number of a step: that would shift the beats."""
+  asked = []
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(
+      multihost_utils, 'reached_preemption_sync_point',
+      lambda beat: asked.append(beat) or len(asked) == 3)
+  monkeypatch.setattr(preemption, '_ticks', itertools.count(10))
+  with (pytest.raises(preemption.Preempted, match='one of the processes'),
+        preemption.heeded()):
+    for step in range(5):
+      pulse.beat()
+      assert not multihost.reached_preemption(step)
+  assert asked == [10, 11, 12]
+  assert multihost_utils.reached_preemption_sync_point(0) is False
+  assert asked == [10, 11, 12, 0]
