@@ -47,6 +47,7 @@ def train(
     if found is not None:
       state, source_state = found
       told = seal.sealed(run_dir, int(state.step))
+      # older checkpoints did not count them
       fruitless = told['meta'].get('fruitless', 0)
       progress.say(f'{run_dir}: going on from step {int(state.step)}')
     with preemption.heeded(), watchdog.watching() as settled:

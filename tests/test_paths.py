@@ -79,7 +79,6 @@ def test_the_files_of_a_study_are_no_stages():
 
 
 @pytest.mark.parametrize('name, said', [
-    ('gs:/bucket/run', 'gs:// cannot be written to'),
     ('s3:/bucket/run', 's3:// cannot be written to'),
     ('-rf', 'does not begin with -'), ('runs/-rf', 'does not begin with -'),
     ('a\nb', 'control'), ('a\0b', 'control'), ('a\0/b', 'control'),

@@ -62,9 +62,12 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 def where(text: str | os.PathLike) -> Where:
   """The path of this name; ValueError where it can be none in a bucket."""
-  if not is_remote(text):
-    return Path(text)
-  spelled = os.fspath(text).rstrip('/')
+  return place(os.fspath(text)) if is_remote(text) else Path(text)
+
+
+def place(text: str) -> epath.Path:
+  """A folder of a bucket; ValueError where the text names none."""
+  spelled = text.rstrip('/')
   if not PLACE.fullmatch(spelled) or '..' in spelled:
     raise ValueError(
         f'{paths.shown(spelled)} is no folder of a bucket: write '
@@ -75,7 +78,9 @@ def where(text: str | os.PathLike) -> Where:
 
 def chosen(text: str | os.PathLike, flag: str) -> Where:
   """A directory of the user's own choice to write a run to; else ValueError."""
-  return where(text) if is_remote(text) else paths.chosen(text, flag)
+  if os.fspath(text).startswith(REMOTE[:4]):  # a Path has lost one slash
+    return place(os.fspath(text))
+  return paths.chosen(text, flag)
 
 
 @functools.cache
