@@ -2,12 +2,12 @@
 
   python -m tests.bench.checkpoint [--rounds=3] [--updates=60]
 
-First the fingerprint of parameters and optimizer state at 25 M parameters
-beside one SFT step of that size, by turns. Then PPO from the shipped base with
-the demo's settings, a process each, by turns: no save at all, and one at every
-50th update besides the first and the last; no evaluations. Seconds that the
-loop waited for saves are counted, too: they do not drown in what else the
-machine does. Medians; CPU seconds beside wall. On two threads.
+First the fingerprint at 25 M parameters, of them alone and with the optimizer's
+state, beside one SFT step of that size, by turns. Then PPO from the shipped
+base with the demo's settings, a process each, by turns: no save at all, and one
+at every 50th update besides the first and the last; no evaluations. Seconds
+that the loop waited for saves are counted, too: they do not drown in what else
+the machine does. Medians; CPU seconds beside wall. On two threads.
 """
 import json
 import os
@@ -61,28 +61,35 @@ def fingerprint(rounds: int) -> None:
   from rlft.ops import trees
 
   state, train = step_of('25M')
-  found = {'step': [], 'fingerprint': []}
+  marked = {
+      'parameters': lambda state: {'params': state.params},
+      'parameters and optimizer state': lambda state: {
+          'params': state.params, 'rest': state.opt_state}}
+  found = {name: [] for name in ('step', *marked)}
   for turn in range(3 * rounds + 1):
     for name in found:
       cpu, wall = time.process_time(), time.monotonic()
       if name == 'step':
         state = jax.block_until_ready(train(state))
       else:
-        trees.fingerprints({'params': state.params, 'rest': state.opt_state})
+        trees.fingerprints(marked[name](state))
       if turn:  # the first one compiles
         found[name].append(
             (time.process_time() - cpu, time.monotonic() - wall))
-  (cpu, wall), (mark, mark_wall) = (
-      tuple(map(statistics.median, zip(*found[name], strict=True)))
-      for name in found)
-  arrays = trees.count({'params': state.params, 'rest': state.opt_state})
-  print(f'{trees.count(state.params) / 1e6:.1f} M parameters, '
-        f'{arrays / 1e6:.1f} M numbers with the optimizer: a fingerprint takes '
-        f'{mark:.3f} CPU s ({mark_wall:.3f} s), an SFT step {cpu:.2f} CPU s '
-        f'({wall:.2f} s)')
-  print(f'  {mark / cpu:.2%} of one step\'s CPU time ({mark_wall / wall:.2%} '
-        f'of its wall time); at a save every {EVERY} steps '
-        f'{mark / cpu / EVERY:.3%} ({mark_wall / wall / EVERY:.3%})')
+  cpu, wall = middle(found.pop('step'))
+  print(f'an SFT step: {cpu:.2f} CPU s ({wall:.2f} s)')
+  for name, rows in found.items():
+    mark, mark_wall = middle(rows)
+    count = trees.count(marked[name](state))
+    print(f'  fingerprint of {name}, {count / 1e6:.1f} M numbers: {mark:.3f} '
+          f'CPU s ({mark_wall:.3f} s), {mark / cpu:.2%} of one step '
+          f'({mark_wall / wall:.2%} of its wall time), at a save every '
+          f'{EVERY} steps {mark / cpu / EVERY:.3%}')
+
+
+def middle(rows: list[tuple[float, float]]) -> tuple[float, ...]:
+  """Medians of CPU and of wall seconds."""
+  return tuple(map(statistics.median, zip(*rows, strict=True)))
 
 
 def step_of(shape: str):
