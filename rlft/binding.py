@@ -23,6 +23,7 @@ from rlft import (
     weights,
 )
 from rlft.adapters import lora, value_head
+from rlft.ops import sharding
 from rlft.training import optimizer, steps
 from rlft.types import Source, TrainState
 
@@ -46,7 +47,8 @@ def build(config: ml_collections.ConfigDict) -> Job:
   source = build_source(config, model, words, jax.tree.map(
       jnp.copy, {'policy': lora.merge(params)['policy']}))
   state = TrainState(
-      jnp.zeros((), jnp.int32), params, jax.jit(tx.init)(params),
+      jnp.zeros((), jnp.int32), params,
+      jax.jit(lambda params: sharding.parameters(tx.init(params)))(params),
       jax.random.key(config.seed))
   return Job(state, source, update, build_evaluations(config, model, words),
              build_analyses(config), is_online(config), probe)
@@ -124,15 +126,12 @@ def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
         weights.load(config.init)['policy'], like, config.init)
   else:
     found = family.initialise(model, steps.stream(key, 'init', 0))
-  # Copied only where the host has it: an update gives its buffers away.
-  params = jax.tree.map(
-      lambda x: x if isinstance(x, jax.Array) else jnp.array(x),
-      {'policy': found})
+  params = {'policy': sharding.placed(found)}
   if config.critic:
     params['critic'] = value_head.make(params['policy'])
   with parts.named('config.lora'):
-    return model, lora.attach(
-        params, steps.stream(key, 'init', 1), **config.lora.to_dict())
+    return model, sharding.placed(lora.attach(
+        params, steps.stream(key, 'init', 1), **config.lora.to_dict()))
 
 
 @functools.lru_cache  # runs of a study that differ in their start share it
@@ -173,7 +172,7 @@ def build_evaluations(
     raise ValueError(
         f'evals.{wanted[0]} measures kl, but from what? Set base or init')
   if wanted and base is None:
-    base = jax.tree.map(jnp.asarray, weights.load(origin))
+    base = sharding.placed(weights.load(origin))
   shared = dict(decoding.read(config, 'config'))
   made = []
   for name, e in config.evals.items():

@@ -28,7 +28,7 @@ from rlft.types import TrainState
 def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> TrainState:
   """Trains to `num_steps`, from the newest checkpoint if there is one.
 
-  On all devices of `mesh`, where every array is whole but rows of batches.
+  On all devices of `mesh`, over which arrays are cut as `ops.sharding` says.
   """
   mesh = parts.fill(sharding.make, 'config.mesh', **config.mesh)()
   with sharding.over(mesh):
@@ -94,7 +94,7 @@ def agree(config, state: TrainState, source_state: Any) -> None:
     multihost.agree(dict(
         config=config.to_json(), code=multihost.code_version(),
         versions=[jax.__version__, rlft.__version__],
-        mesh=sharding.size(), processes=jax.process_count(),
+        mesh=sharding.shape(), processes=jax.process_count(),
         step=int(state.step), data=jax.device_get(source_state),
         parameters=trees.fingerprint(state.params)))
 

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from rlft import paths, tokenizer
 from rlft.adapters import lora
 from rlft.hf import architecture, reading
-from rlft.ops import trees
+from rlft.ops import sharding, trees
 from rlft.training import checkpoint, metrics, store
 
 HF = 'hf:'
@@ -37,7 +37,9 @@ def load(name: object) -> PyTree:
     return {'policy': load_asset(name.removeprefix('asset:'))}
   if name.startswith(HF):
     folder = name.removeprefix(HF)
-    return {'policy': reading.params(folder, reading.shapes(folder))}
+    shapes = reading.shapes(folder)
+    return {'policy': reading.params(
+        folder, shapes, sharding.shardings(shapes))}
   return jax.tree.map(
       np.asarray, lora.merge(checkpoint.load_params(name)))
 

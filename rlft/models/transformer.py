@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from rlft import presets
-from rlft.ops import attention, modules, rope
+from rlft.ops import attention, modules, rope, sharding
 from rlft.ops.rope import Rope
 
 SPELLED_OUT = 8  # layers at most that a program spells out
@@ -64,9 +64,10 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x, layout, store, layer, index):
     def project(heads, name):
-      flat = modules.Dense(heads * self.head_size, self.dtype, bias=self.bias,
-                   name=name)(x)
-      return flat.reshape(*x.shape[:2], heads, self.head_size)
+      flat = modules.Dense(
+          heads * self.head_size, self.dtype, bias=self.bias, name=name)(x)
+      return sharding.named(flat.reshape(
+          *x.shape[:2], heads, self.head_size), 'rows', None, 'heads', None)
 
     def turned(heads, name):
       found = project(heads, name)
@@ -109,7 +110,7 @@ class MLP(nn.Module):
     gate = modules.Dense(self.hidden, self.dtype, name='gate')(x)
     up = modules.Dense(self.hidden, self.dtype, name='up')(x)
     down = modules.Dense(x.shape[-1], self.dtype, self.out_scale, name='down')
-    return down(nn.silu(gate) * up)
+    return down(sharding.named(nn.silu(gate) * up, 'rows', None, 'hidden'))
 
 
 class Block(nn.Module):
@@ -124,9 +125,9 @@ class Block(nn.Module):
     normed = modules.RMSNorm(self.epsilon, name='attention_norm')(x)
     mixed, store = Attention(**self.attention, name='attention')(
         normed, layout, store, layer, index)
-    x = x + mixed
+    x = sharding.rows(x + mixed)
     normed = modules.RMSNorm(self.epsilon, name='mlp_norm')(x)
-    x = x + MLP(**self.mlp, name='mlp')(normed)
+    x = sharding.rows(x + MLP(**self.mlp, name='mlp')(normed))
     return (x, store, None if layer is None else layer + 1), None
 
 
@@ -216,7 +217,7 @@ class Model(nn.Module):
     """Final hidden states, and the cache with these tokens written."""
     if self.is_initializing():
       self.head(jnp.zeros((1, 1, self.width), self.dtype))
-    x = self.embed(tokens)
+    x = sharding.rows(self.embed(tokens))
     if cache is None:
       layout = attention.lay_out(tokens, self.pad_id, self.bos_id)
       store, index = None, None
@@ -247,16 +248,16 @@ class Model(nn.Module):
 
   def empty_cache(self, rows: int, columns: int) -> Cache:
     """A cache of zeros for `rows` rows and `columns` positions."""
-    shapes = ((rows, self.kv_heads, self.size, columns),
-              (rows, self.kv_heads, columns, self.size))
-    if self.spelled_out:
-      stores = (tuple(jnp.zeros(shape, self.dtype) for _ in range(self.layers))
-                for shape in shapes)
-    else:
-      stores = (
-          jnp.zeros((self.layers, *shape), self.dtype) for shape in shapes)
+    def stacked(*shape):
+      layers = () if self.spelled_out else (self.layers,)
+      zeros = sharding.named(jnp.zeros((*layers, *shape), self.dtype),
+                             'rows', 'heads', None, None)
+      return (zeros,) * self.layers if self.spelled_out else zeros
+
+    keys = stacked(rows, self.kv_heads, self.size, columns)
+    values = stacked(rows, self.kv_heads, columns, self.size)
     documents = jnp.full((rows, columns), -1, jnp.int32)
-    return Cache(*stores, documents, jnp.zeros((), jnp.int32))
+    return Cache(keys, values, documents, jnp.zeros((), jnp.int32))
 
 
 DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32
@@ -296,4 +297,5 @@ def make(
 @functools.partial(jax.jit, static_argnums=0)
 def initialise(model: Model, key: Array) -> PyTree:
   """Fresh float32 parameters."""
-  return model.init(key, jnp.ones((1, 2), jnp.int32))['params']
+  return sharding.parameters(
+      model.init(key, jnp.ones((1, 2), jnp.int32))['params'])

@@ -5,13 +5,14 @@ head is applied to chunks of tokens, forward and (by rematerialisation)
 backward, with a float32 log-sum-exp. Logits are divided by the sampling
 temperature, so that trainer and sampler speak of the same distribution.
 """
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rlft.ops import kl
+from rlft.ops import kl, sharding
 
 ELEMENTS = 2**26  # logits alive at once: 256 MiB in float32
 
@@ -31,30 +32,27 @@ def of_tokens(
   """
   if temperature <= 0:
     raise ValueError(f'temperature {temperature} must be above 0 to score')
-  b, t, d = hidden.shape
-  flat, targets = hidden[:, :-1].reshape(-1, d), tokens[:, 1:].reshape(-1)
-
   def score(part):
     states, chosen = part
     return _scored(head(states).astype(jnp.float32) / temperature, chosen)
 
-  parts = _in_chunks(score, head, elements, (flat, targets))
-  rows = (p.reshape(b, t - 1) for p in parts)
-  log_p, entropy = (jnp.pad(r, ((0, 0), (1, 0))) for r in rows)
+  parts = _in_chunks(score, head, elements, (hidden[:, :-1], tokens[:, 1:]))
+  log_p, entropy = (jnp.pad(p, ((0, 0), (1, 0))) for p in parts)
   return log_p, entropy
 
 
 @jax.custom_vjp
 def _scored(
-    logits: Float[Array, 'N V'], chosen: Int[Array, 'N'],
-) -> tuple[Float[Array, 'N'], Float[Array, 'N']]:
+    logits: Float[Array, '*N V'], chosen: Int[Array, '*N'],
+) -> tuple[Float[Array, '*N'], Float[Array, '*N']]:
   """log p of the chosen ones, and the entropy; the gradient in one pass."""
   return _score(logits, chosen)[0]
 
 
 def _score(logits, chosen):
   log_p = jax.nn.log_softmax(logits, axis=-1)
-  picked = jnp.take_along_axis(log_p, chosen[:, None], axis=-1)[:, 0]
+  # Added up, not taken: the vocabulary may be cut over devices.
+  picked = jnp.sum(jnp.where(_here(log_p, chosen), log_p, 0.0), axis=-1)
   entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
   return (picked, entropy), (log_p, chosen, entropy)
 
@@ -62,10 +60,15 @@ def _score(logits, chosen):
 def _score_back(kept, changes):
   # d picked / d logit = 1[chosen] - p;  d entropy / d logit = -p (log p + H)
   log_p, chosen, entropy = kept
-  by_picked, by_entropy = (x[:, None] for x in changes)
-  here = jnp.arange(log_p.shape[-1])[None] == chosen[:, None]
-  spread = by_picked + by_entropy * (log_p + entropy[:, None])
-  return jnp.where(here, by_picked, 0.0) - jnp.exp(log_p) * spread, None
+  by_picked, by_entropy = (x[..., None] for x in changes)
+  spread = by_picked + by_entropy * (log_p + entropy[..., None])
+  taken = jnp.where(_here(log_p, chosen), by_picked, 0.0)
+  return taken - jnp.exp(log_p) * spread, None
+
+
+def _here(log_p, chosen):
+  words = jax.lax.broadcasted_iota(chosen.dtype, log_p.shape, log_p.ndim - 1)
+  return words == chosen[..., None]
 
 
 _scored.defvjp(_score, _score_back)
@@ -83,28 +86,33 @@ def divergence(
 
   Over the whole vocabulary, in nats, at temperature 1; 0 at t = 0.
   """
-  b, t, d = hidden.shape
-
   def score(part):
     states, ref_states = part
     return kl.exact(head(states), ref_head(ref_states))
 
-  parts = _in_chunks(score, head, elements, (
-      hidden[:, :-1].reshape(-1, d), ref_hidden[:, :-1].reshape(-1, d)))
-  return jnp.pad(parts.reshape(b, t - 1), ((0, 0), (1, 0)))
+  parts = _in_chunks(
+      score, head, elements, (hidden[:, :-1], ref_hidden[:, :-1]))
+  return jnp.pad(parts, ((0, 0), (1, 0)))
 
 
 def _in_chunks(score: Callable, head: Callable, elements: int, rows):
-  """score over N rows, so many at a time that logits stay under `elements`."""
-  n, d = rows[0].shape
+  """score of (B, T) tokens, so many columns at a time that logits fit.
+
+  Under `elements` of them on each device, or one column: rows are cut over
+  devices, so that columns are what is taken one after the other.
+  """
+  b, t, d = rows[0].shape
   size = jax.eval_shape(head, jax.ShapeDtypeStruct((1, d), rows[0].dtype))
-  chunk = max(1, elements // size.shape[-1])
-  if n <= chunk:  # kept for the backward pass: faster, and there is room
+  each = b * size.shape[-1] // math.prod(sharding.shape().values())
+  chunk = max(1, elements // max(1, each))
+  if t <= chunk:  # kept for the backward pass: faster, and there is room
     return score(rows)
-  extra = -n % chunk
-  cut = jax.tree.map(
-      lambda x: jnp.pad(
-          x, ((0, extra),) + ((0, 0),) * (x.ndim - 1)).reshape(
-              -1, chunk, *x.shape[1:]), rows)
+  extra = -t % chunk
+
+  def cut(x):
+    wide = jnp.pad(x, ((0, 0), (0, extra)) + ((0, 0),) * (x.ndim - 2))
+    return jnp.moveaxis(wide.reshape(b, -1, chunk, *x.shape[2:]), 1, 0)
+
+  parts = jax.lax.map(jax.checkpoint(score), jax.tree.map(cut, rows))
   return jax.tree.map(
-      lambda x: x.reshape(-1)[:n], jax.lax.map(jax.checkpoint(score), cut))
+      lambda x: jnp.moveaxis(x, 0, 1).reshape(b, -1)[:, :t], parts)

@@ -1,17 +1,51 @@
-"""How arrays lie on several devices: rows dealt out, the rest everywhere.
+"""How arrays lie on several devices: the mesh, its axes, and one table.
 
-Inside `over` every array is one of all devices, of all processes: the same
-numbers in each, unless `rows` dealt them out. With one device there is no mesh,
+A mesh has three axes. Over `data` only rows are cut; over `fsdp` rows, and
+parameters with their gradients and moments, which are gathered where they are
+needed; over `tensor` what a layer computes: heads, hidden units, vocabulary.
+TABLE says which axes of arrays are cut over which of them, PARAMETERS what the
+axes of a parameter are called. An axis that does not split evenly is not cut.
+
+Inside `over` every array is one of all devices, of all processes: what is not
+cut lies everywhere, the same numbers in each. With one device there is no mesh,
 and every function here is the identity.
 """
 import contextlib
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 
 import jax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-ROWS = 'data'  # the axis of the mesh that rows are dealt out over
+AXES = ('data', 'fsdp', 'tensor')
+TABLE = {
+    'rows': ('data', 'fsdp'),  # of batches, rollouts, caches and activations
+    'width': ('fsdp',),  # of the residual stream, in parameters only
+    'heads': ('tensor',),  # of queries, keys and values, or all their numbers
+    'hidden': ('tensor',),  # of the MLP
+    'vocabulary': ('tensor',),
+}
+PARAMETERS = {  # a regex on the path: its last axes; others are not cut
+    r'(query|key|value)/kernel$': ('width', 'heads'),
+    r'(query|key|value)/bias$': ('heads',),
+    r'(query|key|value)/a$': ('width', None),
+    r'(query|key|value)/b$': (None, 'heads'),
+    r'out/kernel$': ('heads', 'width'),
+    r'out/a$': ('heads', None),
+    r'out/b$': (None, 'width'),
+    r'(gate|up)/kernel$': ('width', 'hidden'),
+    r'(gate|up)/a$': ('width', None),
+    r'(gate|up)/b$': (None, 'hidden'),
+    r'down/kernel$': ('hidden', 'width'),
+    r'down/a$': ('hidden', None),
+    r'down/b$': (None, 'width'),
+    r'embed/embedding$': ('vocabulary', 'width'),
+    r'(^|/)head/kernel$': ('width', 'vocabulary'),
+}
 
 
 def devices() -> list[jax.Device]:
@@ -19,24 +53,42 @@ def devices() -> list[jax.Device]:
   return jax.devices()
 
 
-def make(*, data: int = -1) -> Mesh | None:
-  """A mesh of `data` devices, -1 being all; None for a single one.
+def make(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
+  """A mesh of the devices, one of its axes -1 for what is left; None for one.
 
-  ValueError when there are fewer, or when a process would have none.
+  ValueError when the devices do not split so, when there are fewer, or when a
+  process would have none.
   """
   known = devices()
-  count = len(known) if data == -1 else data
-  if not 1 <= count <= len(known):
-    raise ValueError(f'mesh.data={data}, but there are {len(known)} devices: '
-                     'choose -1 for all of them, or fewer')
+  sizes = dict(data=data, fsdp=fsdp, tensor=tensor)
+  said = ', '.join(f'mesh.{k}={v}' for k, v in sizes.items()
+                   if v != 1 or k == 'data')
+  free = [k for k, v in sizes.items() if v == -1]
+  if len(free) > 1 or any(type(v) is not int or (v < 1 and v != -1)
+                          for v in sizes.values()):
+    raise ValueError(f'{said}: sizes are whole numbers from 1 on, one of them '
+                     f'-1 for what is left; there are {len(known)} devices')
+  count = math.prod(v for v in sizes.values() if v != -1)
+  if free and len(known) % count == 0:
+    sizes[free[0]] = len(known) // count
+    count = len(known)
+  if count > len(known) or (free and sizes[free[0]] == -1):
+    raise ValueError(
+        f'{said}, but there are {len(known)} devices, which '
+        f'{"are fewer" if count > len(known) else "do not split so"}: choose '
+        'sizes whose product is at most their number, or divides it')
   if count < len(known) and jax.process_count() > 1:
     raise ValueError(
-        f'mesh.data={data} leaves out some of the {len(known)} devices of '
+        f'{said} leaves out some of the {len(known)} devices of '
         f'{jax.process_count()} processes: choose -1')
-  if count == 1:
-    return None
-  return jax.make_mesh(
-      (count,), (ROWS,), devices=known[:count], axis_types=(AxisType.Auto,))
+  return None if count == 1 else of(known[:count], **sizes)
+
+
+def of(
+    known: Sequence[jax.Device], *, data: int, fsdp: int, tensor: int) -> Mesh:
+  """A mesh of exactly these devices, laid along their network."""
+  return jax.make_mesh((data, fsdp, tensor), AXES, devices=known,
+                       axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @contextlib.contextmanager
@@ -49,10 +101,75 @@ def over(mesh: Mesh | None) -> Iterator[None]:
     yield
 
 
-def size() -> int:
-  """The number of devices that rows are dealt out over."""
+def shape() -> dict[str, int]:
+  """Axis -> devices along it; all 1 without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
-  return 1 if mesh.empty else mesh.shape[ROWS]
+  return {axis: 1 if mesh.empty else mesh.shape.get(axis, 1) for axis in AXES}
+
+
+def size() -> int:
+  """The number of parts that rows are dealt out to."""
+  return math.prod(shape()[axis] for axis in TABLE['rows'])
+
+
+def spec(names: Sequence[str | None], dims: Sequence[int]) -> PartitionSpec:
+  """Where an array of these dimensions is cut; `names` are of its last axes."""
+  sizes = shape()
+  names = (None,) * (len(dims) - len(names)) + tuple(names)[-len(dims):]
+  cut = []
+  for name, dim in zip(names, dims, strict=True):
+    axes = tuple(a for a in TABLE.get(name, ()) if sizes[a] > 1)
+    fits = axes and dim % math.prod(sizes[a] for a in axes) == 0
+    cut.append(axes if fits else None)
+  return PartitionSpec(*cut)
+
+
+def of_parameter(path: str, dims: Sequence[int]) -> PartitionSpec:
+  """Where the parameter of this path, or a moment of it, is cut."""
+  names = next((n for p, n in PARAMETERS.items() if re.search(p, path)), ())
+  return spec(names if len(names) <= len(dims) else (), dims)
+
+
+def shardings(tree: PyTree) -> PyTree | None:
+  """The sharding of each parameter of a tree (arrays or shapes), by its path.
+
+  None where there is no mesh.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return None
+  return _by_path(lambda path, x: NamedSharding(
+      mesh, of_parameter(path, x.shape)), tree)
+
+
+def parameters(tree: PyTree) -> PyTree:
+  """Parameters, gradients or moments laid out by the table; in `jax.jit`."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return _by_path(lambda path, x: jax.lax.with_sharding_constraint(
+      x, of_parameter(path, x.shape)), tree)
+
+
+def placed(tree: PyTree) -> PyTree:
+  """Parameters from anywhere as arrays of the mesh, cut by the table.
+
+  Every process gives the same numbers, or arrays of all devices. None of the
+  arrays is one that was given unless it lies on devices as it should.
+  """
+  if jax.sharding.get_mesh().empty:
+    return jax.tree.map(
+        lambda x: x if isinstance(x, jax.Array) else jnp.array(x), tree)
+  return jax.tree.map(_place, tree, shardings(tree))
+
+
+def _place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+  if isinstance(x, jax.Array):
+    if x.sharding.is_equivalent_to(sharding, x.ndim):
+      return x
+    return jax.jit(lambda x: x, out_shardings=sharding)(x)
+  # Copied: an update gives its buffers away, and these may be the host's.
+  return jax.make_array_from_callback(
+      x.shape, sharding, lambda index: jnp.array(x[index]))
 
 
 def rows(tree: PyTree, what: str = '') -> PyTree:
@@ -71,14 +188,25 @@ def rows(tree: PyTree, what: str = '') -> PyTree:
           f'{min(sizes)} rows of {what} do not split over {count} devices: '
           f'take a multiple of {count}, or set mesh.data')
     return tree
-  return _laid(tree, PartitionSpec(ROWS))
+  return jax.tree.map(lambda x: named(x, 'rows', *[None] * (x.ndim - 1)), tree)
+
+
+def named(x: jax.Array, *names: str | None) -> jax.Array:
+  """An array whose axes are these, cut where the table says so; in `jit`."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(names, x.shape))
 
 
 def everywhere(tree: PyTree) -> PyTree:
   """All numbers on every device; for use inside `jax.jit`."""
-  return tree if size() == 1 else _laid(tree, PartitionSpec())
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(
+      x, PartitionSpec()), tree)
 
 
-def _laid(tree: PyTree, spec: PartitionSpec) -> PyTree:
-  return jax.tree.map(
-      lambda x: jax.lax.with_sharding_constraint(x, spec), tree)
+def _by_path(lay, tree: PyTree) -> PyTree:
+  return jax.tree_util.tree_map_with_path(
+      lambda path, x: lay(
+          jax.tree_util.keystr(path, simple=True, separator='/'), x), tree)

@@ -33,8 +33,9 @@ def descend(
   def objective(trained):
     return loss(forward({**state.params, **trained}, batch.tokens), batch)
 
-  (value, metrics), grads = sharding.everywhere(jax.value_and_grad(
-      objective, has_aux=True)(trained))
+  told, grads = jax.value_and_grad(objective, has_aux=True)(trained)
+  (value, metrics), grads = (
+      sharding.everywhere(told), sharding.parameters(grads))
   norm = optax.tree.norm(grads)
   sound = jnp.isfinite(value) & jnp.isfinite(norm)
   changes, opt_state = optax.with_extra_args_support(tx).update(
@@ -43,6 +44,7 @@ def descend(
       lambda new, old: jnp.where(sound, new, old),
       (optax.apply_updates(trained, changes), opt_state),
       (trained, state.opt_state))
+  moved, opt_state = sharding.parameters(moved), sharding.parameters(opt_state)
   params = {**state.params, **moved}
   metrics = metrics | {
       'loss': value,
