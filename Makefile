@@ -8,8 +8,8 @@ CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	-c $(CONSTRAINTS)
 
-.PHONY: demo test lint smoke bench fuzz parity parity-full faults \
-	faults-full clean
+.PHONY: demo test lint smoke smoke-demo smoke-qwen bench fuzz parity \
+	parity-full faults faults-full clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py \
@@ -19,13 +19,20 @@ test: $(VENV)/.tested
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=loadfile \
 		--no-loadscope-reorder
 
-lint: $(VENV)/.tested
+lint: $(VENV)/.linted
 	$(VENV)/bin/ruff check .
 
+# both at once: each is mostly the compiler, on one core
 smoke: $(VENV)/.installed
-	rm -rf runs/smoke runs/smoke_qwen
+	$(MAKE) --no-print-directory -j 2 smoke-demo smoke-qwen
+
+smoke-demo smoke-qwen: $(VENV)/.installed
+smoke-demo:
+	rm -rf runs/smoke
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py:smoke \
 		--run_dir=runs/smoke
+smoke-qwen:
+	rm -rf runs/smoke_qwen
 	$(VENV)/bin/rlft run --run_dir=runs/smoke_qwen \
 		--config=configs/general_points/qwen2_5_7b.py:smoke
 
@@ -63,6 +70,10 @@ fuzz: $(VENV)/.tested
 # an interrupted venv has a python but no pip; made again, it is completed
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.linted: setup.py constraints.txt | $(VENV)/.made
+	$(PIP) ruff
 	touch $@
 
 $(VENV)/.installed: setup.py constraints.txt | $(VENV)/.made

@@ -1,4 +1,6 @@
 """The loop: one for every method. A run is a config and a directory."""
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -35,6 +37,14 @@ def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> TrainState:
     return train(config, run_dir)
 
 
+@dataclasses.dataclass
+class Position:
+  """Where a run is: what a checkpoint holds."""
+  state: TrainState
+  source_state: Any
+  fruitless: int = 0  # steps in a row from which nothing could be learned
+
+
 def train(
     config: ml_collections.ConfigDict, run_dir: store.Where) -> TrainState:
   """`run`, on whatever devices there are."""
@@ -42,18 +52,15 @@ def train(
   if not seal.steps(run_dir) and config.num_steps:
     begin(job, config.model.get('dtype', 'float32'))
   with checkpoint.open_manager(run_dir) as manager:
-    state, source_state, fruitless = job.state, job.source.init(), 0
-    found = checkpoint.restore_latest(manager, state)
+    at = Position(job.state, job.source.init())
+    found = checkpoint.restore_latest(manager, at.state)
     if found is not None:
-      state, source_state = found
-      told = seal.sealed(run_dir, int(state.step))
+      meta = seal.sealed(run_dir, int(found[0].step))['meta']
       # older checkpoints did not count them
-      fruitless = told['meta'].get('fruitless', 0)
-      progress.say(f'{run_dir}: going on from step {int(state.step)}')
+      at = Position(*found, meta.get('fruitless', 0))
+      progress.say(f'{run_dir}: going on from step {int(at.state.step)}')
     with preemption.heeded(), watchdog.watching() as settled:
-      return loop(
-          config, run_dir, job, manager, state, source_state, fruitless,
-          settled)
+      return loop(config, run_dir, job, manager, at, settled)
 
 
 def begin(job: Job, dtype: str) -> None:
@@ -88,15 +95,15 @@ def starting_policy(job: Job, manager) -> Any:
   return jax.tree.map(jnp.copy, lora.merge(job.state.params)['policy'])
 
 
-def agree(config, state: TrainState, source_state: Any) -> None:
+def agree(config, at: Position) -> None:
   """Disagreement unless all processes are about to do the same."""
   if jax.process_count() > 1:
     multihost.agree(dict(
         config=config.to_json(), code=multihost.code_version(),
         versions=[jax.__version__, rlft.__version__],
         mesh=sharding.shape(), processes=jax.process_count(),
-        step=int(state.step), data=jax.device_get(source_state),
-        parameters=trees.fingerprint(state.params)))
+        step=int(at.state.step), data=jax.device_get(at.source_state),
+        parameters=trees.fingerprint(at.state.params)))
 
 
 def log(
@@ -114,63 +121,69 @@ def log(
 
 
 def loop(
-    config, run_dir, job, manager, state, source_state, fruitless, settled,
+    config, run_dir, job: Job, manager, at: Position, settled: Callable,
 ) -> TrainState:
-  """source.next, update, analyse, log, evaluate, save.
+  """To the end; evaluates and saves where the config says so.
 
   A signal ends it at the next beat, when the state is that of a whole step: it
   is saved, whatever the config says, and preemption.Preempted goes on.
   """
-  start = int(state.step)
-  counter = metrics.Compilations()
-  writer = metrics.open_writer(run_dir, start)
+  start = int(at.state.step)
   metrics.truncate(run_dir / 'evals.jsonl', start)
   analyse = observe.recorder(
       run_dir, start, job.analyses, starting_policy(job, manager))
-  limits = config.limits.to_dict()
-  logged = {1, config.num_steps} | set(
-      range(0, config.num_steps, config.log.every))
   saver = saving.Saver(manager, keep=config.checkpoint.keep)
 
   def save():
-    saver.save(state, source_state, {
-        'num_steps': config.num_steps, 'fruitless': fruitless})
+    saver.save(at.state, at.source_state, {
+        'num_steps': config.num_steps, 'fruitless': at.fruitless})
 
   def settle(step):
-    due = binding.marks(config.evaluate, config.num_steps)
-    if step in due:
+    if step in binding.marks(config.evaluate, config.num_steps):
       evaluate.record(
-          run_dir, step, job.evaluations, lora.merge(state.params))
+          run_dir, step, job.evaluations, lora.merge(at.state.params))
     if step in binding.marks(config.checkpoint, config.num_steps):
       save()
 
   try:
-    agree(config, state, source_state)
+    agree(config, at)
     settle(start)
-    clock, tokens, seen = metrics.Clock(), 0, {}
-    span = range(start, config.num_steps)
-    for step in progress.track(
-        span, name=run_dir.name, total=config.num_steps, start=start):
-      pulse.beat()
-      source_state, batch, data = draw(job, source_state, state, seen, step)
-      tokens += data['tokens']
-      clock.lap('experience')
-      state, seen = job.update(state, batch)
-      # the source's first draw would wait for it, on the experience's account
-      jax.block_until_ready(state.params)
-      fruitless = alarms.look(seen, data, fruitless, step=step + 1, **limits)
-      analysed = analyse(step + 1, state.params, clock)
-      if analysed or step + 1 in logged:
-        agree(config, state, source_state)
-        log(writer, step + 1, seen, data, clock, tokens, counter.count)
-        tokens = 0
-      clock.lap('update')
-      settle(step + 1)
-      clock.lap('settle')
+    for step in advance(config, run_dir, job, at, analyse):
+      settle(step)
       settled()
   except preemption.Preempted:
     save()
     saver.finish()
     raise
   saver.finish()
-  return state
+  return at.state
+
+
+def advance(
+    config, run_dir, job: Job, at: Position, analyse: Callable,
+) -> Iterator[int]:
+  """source.next, update, analyse, log; gives the number of each step made."""
+  start, end = int(at.state.step), config.num_steps
+  logged = {1, end} | set(range(0, end, config.log.every))
+  counter, writer = metrics.Compilations(), metrics.open_writer(run_dir, start)
+  clock, tokens, seen = metrics.Clock(), 0, {}
+  for step in progress.track(
+      range(start, end), name=run_dir.name, total=end, start=start):
+    pulse.beat()
+    at.source_state, batch, data = draw(
+        job, at.source_state, at.state, seen, step)
+    tokens += data['tokens']
+    clock.lap('experience')
+    at.state, seen = job.update(at.state, batch)
+    # the source's first draw would wait for it, on the experience's account
+    jax.block_until_ready(at.state.params)
+    at.fruitless = alarms.look(
+        seen, data, at.fruitless, step=step + 1, **config.limits)
+    analysed = analyse(step + 1, at.state.params, clock)
+    if analysed or step + 1 in logged:
+      agree(config, at)
+      log(writer, step + 1, seen, data, clock, tokens, counter.count)
+      tokens = 0
+    clock.lap('update')
+    yield step + 1
+    clock.lap('settle')
