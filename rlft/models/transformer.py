@@ -24,6 +24,10 @@ from rlft.ops import attention, modules, rope, sharding
 from rlft.ops.rope import Rope
 
 SPELLED_OUT = 8  # layers at most that a program spells out
+REMAT = {  # what the backward pass finds kept; it makes the rest again
+    'none': None,  # everything
+    'dots': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    'block': jax.checkpoint_policies.nothing_saveable}  # what a block is given
 
 
 class Cache(NamedTuple):
@@ -149,6 +153,7 @@ class Model(nn.Module):
   pad_id: int = 0
   bos_id: int | None = 1
   dtype: Any = jnp.float32
+  remat: str = 'none'  # of REMAT
   spelled_out: bool = False  # a block for each layer, instead of a loop
 
   def unrolled(
@@ -198,12 +203,14 @@ class Model(nn.Module):
             rope=self.rope, bias=self.qkv_bias, norm=self.qk_norm,
             epsilon=self.epsilon, out_scale=out_scale, dtype=self.dtype),
         mlp=dict(hidden=self.hidden, out_scale=out_scale, dtype=self.dtype))
+    made = Block if self.remat == 'none' else nn.remat(
+        Block, policy=REMAT[self.remat], prevent_cse=self.spelled_out)
     if self.spelled_out:
-      self.stack = [Block(**block, name=f'layers_{i}')
+      self.stack = [made(**block, name=f'layers_{i}')
                     for i in range(self.layers)]
     else:
       self.stack = nn.scan(
-          Block, variable_axes={'params': 0, 'lora': 0},
+          made, variable_axes={'params': 0, 'lora': 0},
           split_rngs={'params': True}, in_axes=nn.broadcast,
           length=self.layers)(**block, name='layers')
     self.final_norm = modules.RMSNorm(self.epsilon)
