@@ -126,12 +126,27 @@ def build_params(config, words: tokenizer.Tokenizer) -> tuple[Any, Any]:
         weights.load(config.init)['policy'], like, config.init)
   else:
     found = family.initialise(model, steps.stream(key, 'init', 0))
-  params = {'policy': sharding.placed(found)}
+  return model, sharding.placed(
+      accompanied(config, sharding.placed(found), key))
+
+
+def accompanied(config, policy: Any, key: Any) -> dict[str, Any]:
+  """{'policy'} with what else is trained: a critic, adapters."""
+  params = {'policy': policy}
   if config.critic:
-    params['critic'] = value_head.make(params['policy'])
+    params['critic'] = value_head.make(policy)
   with parts.named('config.lora'):
-    return model, sharding.placed(lora.attach(
-        params, steps.stream(key, 'init', 1), **config.lora.to_dict()))
+    return lora.attach(
+        params, steps.stream(key, 'init', 1), **config.lora.to_dict())
+
+
+def state_shapes(config, family: Any, model: Any, tx: Any) -> TrainState:
+  """The train state that a run begins with, as shapes: nothing is computed."""
+  def make(key):
+    params = accompanied(config, family.initialise(model, key), key)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key)
+
+  return jax.eval_shape(make, jax.random.key(0))
 
 
 @functools.lru_cache  # runs of a study that differ in their start share it

@@ -75,6 +75,23 @@ Completer = Callable[
 
 
 @functools.lru_cache  # one compilation for all that sample the same way
+def sampler(
+    model: Any, *, pad: int, stops: tuple[int, ...], max_new_tokens: int,
+    temperature: float, decoding: tuple = (),
+) -> Callable:
+  """sample(params, prompts, keys) -> policy.Sampled, jitted, rows dealt out."""
+  rule = rules.bind(**dict(decoding)) if decoding else None
+
+  @jax.jit
+  def sample(params, prompts, keys):
+    prompts, keys = sharding.rows((prompts, keys))
+    return sharding.everywhere(policy.sample(
+        model, params, prompts, keys, max_new_tokens=max_new_tokens,
+        stops=stops, pad=pad, temperature=temperature, rule=rule))
+
+  return sample
+
+
 def completer(
     model: Any, *, pad: int, stops: tuple[int, ...], max_new_tokens: int,
     temperature: float, rows: int = 256, decoding: tuple = (),
@@ -86,14 +103,9 @@ def completer(
   `decoding` has the name and the settings of a rule as pairs; empty, there is
   none.
   """
-  rule = rules.bind(**dict(decoding)) if decoding else None
-
-  @jax.jit
-  def sample(params, prompts, keys):
-    prompts, keys = sharding.rows((prompts, keys))
-    return sharding.everywhere(policy.sample(
-        model, params, prompts, keys, max_new_tokens=max_new_tokens,
-        stops=stops, pad=pad, temperature=temperature, rule=rule))
+  sample = sampler(
+      model, pad=pad, stops=stops, max_new_tokens=max_new_tokens,
+      temperature=temperature, decoding=decoding)
 
   def complete(params, contexts, keys):
     widths = [width_of(len(context)) for context in contexts]

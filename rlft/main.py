@@ -1,4 +1,5 @@
-"""The command `rlft`: run, eval, sample, compare, heal, import, export, report.
+"""The command `rlft`: run, eval, sample, compare, heal, import, export, plan,
+report.
 """
 import contextlib
 import ctypes
@@ -36,6 +37,10 @@ USAGE = """usage: rlft COMMAND ...
       a model of Hugging Face's format as a run's step 0, RUN_DIR@0
   rlft export RUN_DIR@STEP --out=HF_DIR [--like=HF_DIR]
       and back: the files, dtypes and shards of what it was imported from
+  rlft plan --config=FILE.py[:VARIANT] [--topology=v5e:16x16]
+      [--programs=sft,sample] [--out=FILE.json] [--config.KEY=VALUE ...]
+      memory, operations and traffic of each program of a run, compiled for
+      devices that need not be here; exit code 3 when one does not fit
   rlft report STUDY_DIR
       report.html and summary.json from what a study wrote
 
@@ -43,7 +48,7 @@ BEFORE and AFTER: directories of safetensors files, as Hugging Face has them,
 or RUN_DIR@STEP or asset:NAME. A config may start from init='hf:HF_DIR'.
 """
 COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'import', 'export',
-            'report')
+            'plan', 'report')
 MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
 TOGETHER = 0, 42  # exit codes that all processes of a run end with
 WHOLE = ('heal', 'import', 'export')  # what they write, they write whole
@@ -102,7 +107,7 @@ def command(argv: list[str]) -> int:
     return {
         'run': run, 'eval': evaluate, 'sample': sample, 'compare': compare,
         'heal': heal, 'import': take_in, 'export': give_out,
-        'report': report}[argv[0]](positional, flags, overrides)
+        'plan': plan, 'report': report}[argv[0]](positional, flags, overrides)
   except (ValueError, OSError) as error:
     if os.environ.get('RLFT_TRACEBACK'):
       raise
@@ -227,6 +232,29 @@ def give_out(positional, flags, overrides) -> int:
     found = exchange.give(positional[0], out, like=like)
   print(f'{found["out"]}: {found["tensors"]} tensors, as {found["like"]}')
   return 0
+
+
+def plan(positional, flags, overrides) -> int:
+  """`rlft plan`."""
+  import json
+
+  from rlft import config as door
+  from rlft import planning
+  if positional:
+    raise ValueError(f'plan takes flags only, not {positional[0]!r}')
+  name, topology, wanted, out = arguments.take(
+      flags, 'config', 'topology', 'programs', 'out', need=('config',))
+  if out:
+    arguments.writable(Path(out))
+  config = door.load(name, overrides)
+  rows = []
+  for row in planning.plan(
+      config, topology or '', tuple(wanted.split(',')) if wanted else ()):
+    rows.append(row)
+    print(planning.told(row), flush=True)
+  if out:
+    Path(out).write_text(json.dumps({'programs': rows}, indent=1) + '\n')
+  return 0 if all(row['fits'] for row in rows) else 3
 
 
 @contextlib.contextmanager

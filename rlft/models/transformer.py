@@ -165,7 +165,7 @@ class Model(nn.Module):
     CPUs, and in training it clears what it will keep for the backward pass;
     spelled out there is neither, and a program of few layers stays small.
     """
-    if jax.default_backend() != 'cpu' or self.layers > SPELLED_OUT:
+    if sharding.platform() != 'cpu' or self.layers > SPELLED_OUT:
       return self, variables
 
     def spelled(tree):

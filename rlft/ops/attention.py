@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlft.ops import sharding
+
 MASKED = -1e30  # finite, so that a row without any key gives no NaN
 
 
@@ -20,7 +22,7 @@ class Layout(NamedTuple):
 
 def kernel() -> str:
   """Which implementation `attend` takes on this backend."""
-  return 'einsum' if jax.default_backend() == 'cpu' else 'xla'
+  return 'einsum' if sharding.platform() == 'cpu' else 'xla'
 
 
 def attend(

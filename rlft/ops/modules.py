@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlft.ops import sharding
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(
@@ -29,7 +31,7 @@ def _backward(result, kept, dy):
   dot = functools.partial(
       jax.lax.dot_general, preferred_element_type=result)
   dx = dot(dy, kernel, (((dy.ndim - 1,), (1,)), ((), ())))
-  if jax.default_backend() == 'cpu':  # which else turns x round, too
+  if sharding.platform() == 'cpu':  # which else turns x round, too
     x, dy = (y.reshape(-1, y.shape[-1]) for y in (x, dy))
   rows = tuple(range(x.ndim - 1))
   dw = dot(x, dy, ((rows, rows), ((), ())))

@@ -11,6 +11,7 @@ cut lies everywhere, the same numbers in each. With one device there is no mesh,
 and every function here is the identity.
 """
 import contextlib
+import contextvars
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -50,7 +51,22 @@ PARAMETERS = {  # a regex on the path: its last axes; others are not cut
 
 def devices() -> list[jax.Device]:
   """What a run may take."""
-  return jax.devices()
+  chosen = _chosen.get()
+  return jax.devices() if chosen is None else chosen
+
+
+_chosen: contextvars.ContextVar[list[jax.Device] | None] = (
+    contextvars.ContextVar('devices', default=None))
+
+
+@contextlib.contextmanager
+def choosing(devices: list[jax.Device]) -> Iterator[None]:
+  """Inside, these are the devices that a run may take."""
+  token = _chosen.set(devices)
+  try:
+    yield
+  finally:
+    _chosen.reset(token)
 
 
 def make(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
@@ -99,6 +115,25 @@ def over(mesh: Mesh | None) -> Iterator[None]:
     return
   with jax.set_mesh(mesh):
     yield
+
+
+_compiling_for: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    'platform', default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """Inside, programs are made for devices that this machine may not have."""
+  token = _compiling_for.set(platform)
+  try:
+    yield
+  finally:
+    _compiling_for.reset(token)
+
+
+def platform() -> str:
+  """What programs run on: 'cpu', 'gpu' or 'tpu'."""
+  return _compiling_for.get() or jax.default_backend()
 
 
 def shape() -> dict[str, int]:

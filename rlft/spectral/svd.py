@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlft.ops import sharding
 from rlft.spectral import jacobi
 
 Fraction = float | int  # of the directions, or of the depth: 0 to 1
@@ -46,7 +47,7 @@ def decompose(
 def default_method() -> str:
   """What is fastest on the devices at hand."""
   # Not chosen while lowering: the kernel would be traced for every platform.
-  return 'tpu' if jax.default_backend() == 'tpu' else 'library'
+  return 'tpu' if sharding.platform() == 'tpu' else 'library'
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
