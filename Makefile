@@ -8,8 +8,8 @@ CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	-c $(CONSTRAINTS)
 
-.PHONY: demo test lint smoke smoke-demo smoke-qwen bench fuzz parity \
-	parity-full faults faults-full clean
+.PHONY: demo test lint smoke smoke-demo smoke-qwen notebooks multi bench \
+	fuzz parity parity-full faults faults-full clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/rlft run --config=configs/general_points/demo.py \
@@ -36,6 +36,11 @@ smoke-qwen:
 	$(VENV)/bin/rlft run --run_dir=runs/smoke_qwen \
 		--config=configs/general_points/qwen2_5_7b.py:smoke
 
+# the tour of notebooks/, whose study is a smoke study too
+notebooks: $(VENV)/.tested
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest \
+		-o python_files='run_*.py' tests/notebooks
+
 # random models beside transformers with torch; PARITY_SEED=... repeats a run
 PARITY_SEED ?= $(shell date +%s)
 parity: $(VENV)/.compared
@@ -53,6 +58,11 @@ faults: $(VENV)/.tested
 
 faults-full: export FAULTS_KILLS = 30
 faults-full: faults
+
+# runs on several devices beside runs on one
+multi: $(VENV)/.tested
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=load \
+		-o python_files='drill_*.py' tests/multi
 
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring

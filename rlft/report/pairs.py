@@ -5,6 +5,7 @@ which hands are one problem. Where conditions were not measured on the same
 hands there is no difference, not an unpaired one. Intervals draw problems
 (and seeds), as rlft/ops/intervals.py says.
 """
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -76,10 +77,25 @@ def contrast(conditions: Sequence[Solved], weights: Sequence[int | float], *,
   shared = together(conditions)
   if shared is None:
     return None
-  mean, low, high = intervals.contrast(
-      shared.solved, shared.problems, weights, confidence=confidence)
+  mark = _mark(*shared.solved, *shared.problems, np.array(
+      [*weights, confidence], float))
+  if mark not in _measured:
+    _measured[mark] = intervals.contrast(
+        shared.solved, shared.problems, weights, confidence=confidence)
+  mean, low, high = _measured[mark]
   return {'mean': mean, 'low': low, 'high': high,
           'seeds': len(shared.seeds), 'n': shared.n, 'problems': shared.count}
+
+
+# By what was measured: a page and its summary ask for most intervals twice.
+_measured: dict[bytes, tuple[float, float, float]] = {}
+
+
+def _mark(*arrays: np.ndarray) -> bytes:
+  total = hashlib.sha256()
+  for x in arrays:
+    total.update(f'{x.dtype} {x.shape}'.encode() + x.tobytes())
+  return total.digest()
 
 
 def difference(after: Solved, before: Solved, *,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlft import train
-from rlft.ops import sharding, trees
+from rlft.ops import sharding
 from rlft.training import seal
 from tests import tiny
 
@@ -68,18 +68,3 @@ def test_a_mesh_takes_no_other_key(tmp_path):
   config.mesh = dict(data=1, pipeline=2)
   with pytest.raises(ValueError, match=r'config.mesh takes no pipeline'):
     train.run(config, tmp_path)
-
-
-@pytest.mark.parametrize('make', [tiny.sft_config, tiny.rl_config])
-def test_a_run_on_two_devices_is_the_run_on_one(monkeypatch, tmp_path, make):
-  ends = []
-  for count in (1, 2):
-    over(monkeypatch, count)
-    ends.append(train.run(make(2), tmp_path / str(count)))
-  one, two = (jax.device_get(state.params) for state in ends)
-  trees.same(one, two)
-  assert all(len(x.sharding.device_set) == 2
-             for x in jax.tree.leaves(ends[1].params))
-  jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-      one, two)
