@@ -224,7 +224,7 @@ class Model(nn.Module):
     """Final hidden states, and the cache with these tokens written."""
     if self.is_initializing():
       self.head(jnp.zeros((1, 1, self.width), self.dtype))
-    x = sharding.rows(self.embed(tokens))
+    x = self.look_up(tokens)
     if cache is None:
       layout = attention.lay_out(tokens, self.pad_id, self.bos_id)
       store, index = None, None
@@ -245,6 +245,16 @@ class Model(nn.Module):
     if cache is not None:
       cache = Cache(*store, documents, cache.index + tokens.shape[1])
     return self.final_norm(x), cache
+
+  def look_up(self, tokens: Int[Array, 'B T']) -> Float[Array, 'B T D']:
+    """Embeddings: each device finds its part of their width for all rows.
+
+    So what is sent is as large as they are, and not as the table.
+    """
+    table = sharding.named(
+        self.embed.embedding.astype(self.dtype), None, 'width')
+    found = jnp.take(table, sharding.named(tokens, 'groups', None), axis=0)
+    return sharding.rows(sharding.named(found, 'groups', None, 'width'))
 
   def head(self, hidden: Float[Array, '*B D']) -> Float[Array, '*B V']:
     """Logits, added up in float32."""

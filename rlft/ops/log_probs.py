@@ -34,11 +34,16 @@ def of_tokens(
     raise ValueError(f'temperature {temperature} must be above 0 to score')
   def score(part):
     states, chosen = part
-    return _scored(head(states).astype(jnp.float32) / temperature, chosen)
+    return _scored(_logits(head, states) / temperature, chosen)
 
   parts = _in_chunks(score, head, elements, (hidden[:, :-1], tokens[:, 1:]))
   log_p, entropy = (jnp.pad(p, ((0, 0), (1, 0))) for p in parts)
   return log_p, entropy
+
+
+def _logits(head: Callable, states: Float[Array, 'B T D']):
+  return sharding.named(
+      head(states).astype(jnp.float32), 'rows', None, 'vocabulary')
 
 
 @jax.custom_vjp
@@ -88,7 +93,7 @@ def divergence(
   """
   def score(part):
     states, ref_states = part
-    return kl.exact(head(states), ref_head(ref_states))
+    return kl.exact(_logits(head, states), _logits(ref_head, ref_states))
 
   parts = _in_chunks(
       score, head, elements, (hidden[:, :-1], ref_hidden[:, :-1]))

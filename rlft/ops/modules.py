@@ -10,23 +10,25 @@ from jaxtyping import Array, Float
 from rlft.ops import sharding
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def product(
     x: Float[Array, '*B M'], kernel: Float[Array, 'M N'], result: Any = None,
+    path: str = '',
 ) -> Float[Array, '*B N']:
   """x @ kernel, added up and returned in the dtype `result`.
 
   Its gradient by the kernel is made as the kernel lies; JAX's own comes turned
-  round, and turning it costs a tenth of a step on CPUs.
+  round, and turning it costs a tenth of a step on CPUs. By `path` it is cut
+  over devices as the kernel is: there each adds up its own part.
   """
   return jnp.matmul(x, kernel, preferred_element_type=result)
 
 
-def _forward(x, kernel, result):
-  return product(x, kernel, result), (x, kernel)
+def _forward(x, kernel, result, path):
+  return product(x, kernel, result, path), (x, kernel)
 
 
-def _backward(result, kept, dy):
+def _backward(result, path, kept, dy):
   x, kernel = kept
   dot = functools.partial(
       jax.lax.dot_general, preferred_element_type=result)
@@ -34,7 +36,7 @@ def _backward(result, kept, dy):
   if sharding.platform() == 'cpu':  # which else turns x round, too
     x, dy = (y.reshape(-1, y.shape[-1]) for y in (x, dy))
   rows = tuple(range(x.ndim - 1))
-  dw = dot(x, dy, ((rows, rows), ((), ())))
+  dw = sharding.parameter(dot(x, dy, ((rows, rows), ((), ()))), path)
   return dx.astype(x.dtype), dw.astype(kernel.dtype)
 
 
@@ -53,7 +55,8 @@ class Dense(nn.Module):
   def __call__(self, x: Array) -> Array:
     init = nn.initializers.variance_scaling(self.scale, 'fan_in', 'normal')
     kernel = self.param('kernel', init, (x.shape[-1], self.features))
-    y = product(x, kernel.astype(self.dtype), self.result)
+    y = product(
+        x, kernel.astype(self.dtype), self.result, f'{self.name}/kernel')
     if self.has_variable('lora', 'a'):  # see adapters/lora.py
       a, b = (self.get_variable('lora', name).astype(self.dtype)
               for name in 'ab')

@@ -25,6 +25,7 @@ from jaxtyping import PyTree
 AXES = ('data', 'fsdp', 'tensor')
 TABLE = {
     'rows': ('data', 'fsdp'),  # of batches, rollouts, caches and activations
+    'groups': ('data',),  # of rows, while their width is cut
     'width': ('fsdp',),  # of the residual stream, in parameters only
     'heads': ('tensor',),  # of queries, keys and values, or all their numbers
     'hidden': ('tensor',),  # of the MLP
@@ -179,10 +180,14 @@ def shardings(tree: PyTree) -> PyTree | None:
 
 def parameters(tree: PyTree) -> PyTree:
   """Parameters, gradients or moments laid out by the table; in `jax.jit`."""
+  return _by_path(lambda path, x: parameter(x, path), tree)
+
+
+def parameter(x: jax.Array, path: str) -> jax.Array:
+  """One of them, by its path."""
   if jax.sharding.get_abstract_mesh().empty:
-    return tree
-  return _by_path(lambda path, x: jax.lax.with_sharding_constraint(
-      x, of_parameter(path, x.shape)), tree)
+    return x
+  return jax.lax.with_sharding_constraint(x, of_parameter(path, x.shape))
 
 
 def placed(tree: PyTree) -> PyTree:
