@@ -283,6 +283,7 @@ DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32
 def make(
     *, vocabulary: int, preset: str = '', shape: Mapping[str, Any] = {},
     dtype: str = 'float32', pad: int = 0, bos: int | None = 1,
+    remat: str = 'none',
 ) -> Model:
   """A model of a named size, or of a shape: the fields of `Model`.
 
@@ -296,19 +297,23 @@ def make(
         f'{", ".join(presets.SHAPES)})')
   if dtype not in DTYPES:
     raise ValueError(f'no dtype {dtype!r}; known: {", ".join(DTYPES)}')
+  if remat not in REMAT:
+    raise ValueError(f'no remat {remat!r}; known: {", ".join(REMAT)}')
   fields = {'vocabulary': vocabulary, **(shape or presets.shape(preset))}
   if fields['vocabulary'] < vocabulary:
     raise ValueError(
         f'the tokenizer has {vocabulary} tokens, the model '
         f'{fields["vocabulary"]}: set config.tokenizer to its own')
   known = {f for f in Model.__dataclass_fields__
-           if f not in ('parent', 'name', 'dtype', 'pad_id', 'bos_id')}
+           if f not in ('parent', 'name', 'dtype', 'pad_id', 'bos_id',
+                        'remat', 'spelled_out')}
   unknown = sorted(set(fields) - known)
   if unknown:
     raise ValueError(f'no model.shape.{unknown[0]}; known: '
                      f'{", ".join(sorted(known))}')
   fields['rope'] = Rope(**fields.get('rope', {}))
-  return Model(dtype=jnp.dtype(dtype), pad_id=pad, bos_id=bos, **fields)
+  return Model(dtype=jnp.dtype(dtype), pad_id=pad, bos_id=bos, remat=remat,
+               **fields)
 
 
 @functools.partial(jax.jit, static_argnums=0)
