@@ -4,6 +4,7 @@ report.
 import contextlib
 import ctypes
 import os
+import re
 import shlex
 import signal
 import sys
@@ -51,6 +52,9 @@ COMMANDS = ('run', 'eval', 'sample', 'compare', 'heal', 'import', 'export',
             'plan', 'report')
 MMAP_THRESHOLD = -3  # of malloc.h: larger blocks go back when they are freed
 TOGETHER = 0, 42  # exit codes that all processes of a run end with
+# How XLA begins what a lost peer makes it raise, as a ValueError on CPUs.
+TRANSPORT = re.compile('(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|'
+                       'DEADLINE_EXCEEDED): ')
 WHOLE = ('heal', 'import', 'export')  # what they write, they write whole
 
 
@@ -112,7 +116,8 @@ def command(argv: list[str]) -> int:
     if os.environ.get('RLFT_TRACEBACK'):
       raise
     print(f'rlft: {" ".join(str(error).split())}', file=sys.stderr)
-    return getattr(error, 'exit_code', 2)
+    lost = TRANSPORT.match(str(error))
+    return getattr(error, 'exit_code', 41 if lost else 2)
   except KeyboardInterrupt as error:
     after = 'nothing is written' if argv[0] in WHOLE else (
         'the same command goes on')

@@ -360,3 +360,15 @@ def test_a_config_object_runs_as_a_file_does(tmp_path):
   config.num_steps = -1
   with pytest.raises(ValueError, match='whole number from 0'):
     rlft.run(config, tmp_path / 'other')
+
+
+@pytest.mark.parametrize('said, code', [
+    ('UNKNOWN: Gloo AllGather failed: Connection reset by peer', 41),
+    ('no preset UNKNOWN: known: tiny', 2)])
+def test_a_lost_peer_is_no_mistake_of_the_user(monkeypatch, capsys, said, code):
+  def fail(*_):
+    raise ValueError(said)
+
+  monkeypatch.setattr(main, 'run', fail)
+  assert main.main(['run']) == code
+  assert said in capsys.readouterr().err

@@ -3,6 +3,7 @@
 WHAT is FATE:PLACE:N[:PROCESS], the N-th time that the place is reached, in one
 process of several. A little into it, if the fate is to be killed.
 """
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ PLACES = {
     'rollout': ('rlft.episodes', '_answer'),
     'evaluation': ('rlft.evaluate', 'record'),
     'save': ('rlft.training.checkpoint', 'save'),
+    'room': ('rlft.training.store', 'room'),
     'digest': ('rlft.train', 'agree')}
 
 
@@ -30,6 +32,9 @@ def fate(name: str) -> None:
       time.sleep(3)  # JAX looks for signals once a second, and tells the others
   elif name == 'raises':
     raise RuntimeError('planted')
+  elif name in ('full', 'fails'):
+    from rlft.training import disk
+    raise disk.Unsaved(f'cannot write there: {os.strerror(errno.ENOSPC)}')
   elif name == 'hangs':
     time.sleep(10**6)
   elif name == 'stops':
@@ -51,7 +56,7 @@ def plant(text: str) -> None:
   def struck(*args, **kwargs):
     nonlocal left
     left -= 1
-    if left == 0:
+    if left == 0 or (left < 0 and what == 'full'):  # and stays so
       fate(what)
     return real(*args, **kwargs)
 
