@@ -105,7 +105,7 @@ def _group(line: str) -> int:
   listed = re.search(r'replica_groups=\{\{([\d,]+)\}', line)
   if listed:
     return len(listed[1].split(','))
-  axes = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line)
+  axes = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line)
   if not axes:
     return 2  # pairs, as of a permutation
   sizes = dict(re.findall(r"('\w+')=(\d+)", axes[1]))

@@ -1,24 +1,84 @@
-"""A run on several devices is the run on one."""
+"""Runs on eight devices, laid out in every way, beside the run on one."""
+import functools
+import json
+import pathlib
+
 import jax
-import numpy as np
 import pytest
 
 from rlft import train
-from rlft.ops import sharding, trees
+from rlft.ops import sharding
 from tests import tiny
 
+QWEN = dict(  # two layers, 7 query heads over one, as the smallest of them
+    width=28, layers=2, heads=7, kv_heads=1, hidden=48, qkv_bias=True,
+    tied=True, epsilon=1e-6, head_size=4)
+MESHES = [
+    dict(data=d, fsdp=f, tensor=8 // (d * f))
+    for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if d * f <= 8]
 
-@pytest.mark.parametrize('make', [tiny.sft_config, tiny.rl_config])
-def test_a_run_on_two_devices_is_the_run_on_one(monkeypatch, tmp_path, make):
-  ends = []
-  for count in (1, 2):
-    monkeypatch.setattr(
-        sharding, 'devices', lambda n=count: jax.devices()[:n])
-    ends.append(train.run(make(2), tmp_path / str(count)))
-  one, two = (jax.device_get(state.params) for state in ends)
-  trees.same(one, two)
-  assert all(len(x.sharding.device_set) == 2
-             for x in jax.tree.leaves(ends[1].params))
-  jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-      one, two)
+
+def config(kind):
+  made = tiny.rl_config(2) if kind == 'rl' else tiny.sft_config(2)
+  made.evals = {}
+  if kind == 'rl':
+    made.experience.prompts = 8  # 16 rollouts in two minibatches of 8
+  else:
+    made.experience.rows = 8
+  if kind == 'qwen2':
+    made.model = dict(made.model, preset='', shape=QWEN)
+  return made
+
+
+def run(kind, mesh, run_dir):
+  """The logged rows, and the end of the run."""
+  made = config(kind)
+  made.mesh = mesh
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'devices', jax.devices)
+    state = train.run(made, run_dir)
+  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines], state
+
+
+@functools.cache
+def alone(kind, folder):
+  """The same run on one device."""
+  return run(kind, dict(data=1), pathlib.Path(folder) / f'{kind}_alone')[0]
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory):
+  return str(tmp_path_factory.mktemp('alone'))
+
+
+def name(mesh):
+  return '-'.join(str(n) for n in mesh.values())
+
+
+@pytest.mark.parametrize('mesh', MESHES, ids=name)
+@pytest.mark.parametrize('kind', ['nano', 'qwen2'])
+def test_sft_is_that_of_one_device(kind, mesh, folder, tmp_path):
+  same(kind, mesh, folder, tmp_path)
+
+
+@pytest.mark.parametrize('mesh', [
+    dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=8),
+    dict(data=1, fsdp=2, tensor=4)], ids=name)
+def test_ppo_is_that_of_one_device(mesh, folder, tmp_path):
+  same('rl', mesh, folder, tmp_path)
+
+
+def same(kind, mesh, folder, tmp_path):
+  wanted = alone(kind, folder)
+  rows, state = run(kind, mesh, tmp_path / 'run')
+  assert len(rows) == len(wanted) == 2
+  for row, other in zip(rows, wanted, strict=True):
+    for key in ('loss', 'grad_norm', 'update_norm'):
+      assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), key
+  cut = state.params['policy']['layers']['mlp']['up']['kernel'].sharding
+  assert len(cut.device_set) == 8
+  parts = mesh.get('fsdp', 1) * mesh.get('tensor', 1)
+  shard = cut.shard_shape((2, 32, 64))
+  if kind != 'qwen2':
+    assert 32 * 64 // (shard[1] * shard[2]) == parts

@@ -1,0 +1,99 @@
+"""What chips send, of programs compiled here for eight devices."""
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlft.ops import sharding
+from rlft.planning import collectives
+
+N = 64
+WHOLE = 4 * N * N  # bytes
+
+
+@pytest.fixture
+def mesh():
+  return sharding.of(jax.devices(), data=2, fsdp=4, tensor=1)
+
+
+def program(mesh, function, *specs, out):
+  shapes = [jax.ShapeDtypeStruct((N, N), jnp.float32, sharding=NamedSharding(
+      mesh, PartitionSpec(*spec))) for spec in specs]
+  return jax.jit(function, out_shardings=NamedSharding(
+      mesh, PartitionSpec(*out))).lower(*shapes).compile().as_text()
+
+
+def test_nothing_is_sent_where_nothing_must_be(mesh):
+  text = program(mesh, lambda x: 2 * x, ('data',), out=('data',))
+  assert collectives.sent(text) == {}
+
+
+def test_a_gather_sends_all_but_ones_own(mesh):
+  text = program(mesh, lambda x: 2 * x, ('fsdp',), out=())
+  assert collectives.sent(text) == {
+      'all-gather': {'count': 1, 'bytes': WHOLE * 3 / 4}}
+
+
+def test_a_sum_sends_twice_as_much(mesh):
+  text = program(
+      mesh, lambda x, w: x @ w, (None, 'fsdp'), ('fsdp',), out=())
+  assert collectives.sent(text) == {
+      'all-reduce': {'count': 1, 'bytes': 2 * WHOLE * 3 / 4}}
+
+
+def test_a_loop_sends_as_often_as_it_runs(mesh):
+  def run(x, w):
+    def step(x, _):
+      return jax.lax.with_sharding_constraint(
+          x @ w, PartitionSpec(None, 'fsdp')), None
+    return jax.lax.scan(step, x, None, length=5)[0]
+
+  with sharding.over(mesh):
+    text = program(
+        mesh, run, (None, 'fsdp'), ('fsdp',), out=(None, 'fsdp'))
+  found = collectives.sent(text)
+  assert sum(x['count'] for x in found.values()) in (5, 10)
+  assert all(x['count'] % 5 == 0 for x in found.values())
+
+
+def test_the_text_of_a_tpu_is_read():
+  """Groups as a mesh, a channel that is written down twice, a known loop."""
+  text = '''HloModule step
+
+%fused (p: bf16[2,4]) -> bf16[2,16] {
+  %all-gather.1 = bf16[2,16]{1,0:T(8,128)} all-gather(%p), channel_id=7, \
+replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, dimensions={1}
+}
+
+%again (p: bf16[2,4]) -> bf16[2,16] {
+  %all-gather.2 = bf16[2,16]{1,0:T(8,128)} all-gather(%p), channel_id=7, \
+replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, dimensions={1}
+}
+
+%body (c: (s32[], bf16[2,4])) -> (s32[], bf16[2,4]) {
+  %a = bf16[2,16] fusion(%x), kind=kCustom, calls=%fused
+  %b = bf16[2,16] fusion(%x), kind=kCustom, calls=%again
+}
+
+%condition (c: (s32[], bf16[2,4])) -> pred[] {
+  %bound = s32[] constant(28)
+}
+
+ENTRY %main (x: bf16[2,4]) -> bf16[2,4] {
+  %loop = (s32[], bf16[2,4]) while(%t), condition=%condition, body=%body
+}
+'''
+  assert collectives.sent(text) == {
+      'all-gather': {'count': 28, 'bytes': 28 * 2 * 16 * 2 * 3 / 4}}
+
+
+def test_memory_is_touched_as_often_as_a_loop_runs():
+  x = jnp.ones((N, N))
+
+  def run(n):
+    return jax.jit(lambda x: jax.lax.fori_loop(
+        0, n, lambda _, x: jnp.sin(x @ x), x)).lower(x).compile().as_text()
+
+  one, ten = (collectives.touched(run(n)) for n in (10, 100))
+  assert ten == pytest.approx(10 * one, rel=0.1)
+  assert one >= 10 * 3 * WHOLE

@@ -1,0 +1,85 @@
+"""`rlft plan` on this machine's own devices, and what it refuses."""
+import json
+
+import jax
+import pytest
+
+from rlft import main, planning
+from rlft.ops import sharding
+from rlft.planning import programs, topologies
+from tests import tiny
+from tests.command import refused
+
+CONFIG = 'tests/faults/runs.py'
+
+
+def plan(variant, *words):
+  return ['plan', f'--config={CONFIG}:{variant}', '--topology=cpu:1', *words]
+
+
+def test_every_program_of_a_run_is_told(tmp_path, capsys):
+  out = tmp_path / 'plan.json'
+  assert main.main(plan('rl', f'--out={out}')) == 0
+  rows = json.loads(out.read_text())['programs']
+  assert [r['name'] for r in rows] == ['ppo', 'score', 'sample', 'spectral']
+  for row in rows:
+    assert row['hbm_bytes'] > 0 and row['fits'] is True
+    assert {'hbm_limit', 'flops', 'model_flops', 'bytes'} <= set(row)
+  assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_model_operations_are_six_a_parameter_and_token():
+  row, = planning.plan(tiny.sft_config(), 'cpu:1', ('sft',))
+  config, model = tiny.sft_config(), tiny.model()
+  rows, length = config.experience.rows, config.experience.length
+  width, layers, hidden = model.width, model.layers, model.hidden
+  kernels = layers * (width * width * 3 + 3 * width * hidden)
+  linear = 6 * (kernels + width * model.vocabulary) * rows * length
+  attention = 3 * layers * 4 * rows * length**2 * width
+  assert row['model_flops'] == pytest.approx(linear + attention, rel=.05)
+
+
+def test_one_that_does_not_fit_ends_with_3(monkeypatch, capsys):
+  small = topologies.Chip(10_000, 1e12, 1e12, 1e12)
+  real = topologies.find
+  monkeypatch.setattr(
+      topologies, 'find', lambda name: real(name)._replace(chip=small))
+  assert main.main(plan('sft', '--programs=sft')) == 3
+  assert 'DOES NOT FIT' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words, said', [
+    (['--topology=v9:2x2'], 'no v9'),
+    (['--topology=moon'], 'write v5e:16x16'),
+    (['--topology=gpu:8'], 'no gpu'),
+    (['--topology=cpu:99'], 'this machine has'),
+    (['--programs=dpo'], 'this run has sft, spectral'),
+    (['--config.mesh.fsdp=3'], 'there are 1 devices'),
+    (['--config.mesh.data=0'], 'whole numbers from 1')])
+def test_what_there_is_not_is_one_line(words, said, capfd):
+  words = ['plan', f'--config={CONFIG}:sft', *words]
+  if not any(w.startswith('--topology') for w in words):
+    words.append('--topology=cpu:1')
+  assert said in refused(words, capfd)
+
+
+def test_a_run_on_a_mesh_is_cut_over_it():
+  config = tiny.sft_config()
+  config.experience.rows = 8
+  mesh = sharding.of(jax.devices(), data=2, fsdp=2, tensor=2)
+  update, spectral = programs.of(config, mesh)
+  state, _ = update.arguments
+  up = state.params['policy']['layers']['mlp']['up']['kernel']
+  assert up.sharding.spec == jax.P(None, 'fsdp', 'tensor')
+  moments = [x for x in jax.tree.leaves(state.opt_state)
+             if x.shape == up.shape and x.sharding.spec == up.sharding.spec]
+  assert len(moments) >= 2
+  with sharding.over(mesh):
+    text = spectral.run.lower(*spectral.arguments).compile().as_text()
+  assert 'all-gather' not in text
+
+
+def test_advice_is_one_that_can_be_typed():
+  config = tiny.sft_config()
+  said = planning.advice({'name': 'sft'}, config)
+  assert '--config.model.remat=block' in said and 'mesh.fsdp=-1' in said
