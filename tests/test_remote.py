@@ -418,6 +418,7 @@ def test_checkpoints_in_a_bucket_are_read_by_name(
     ('gs://bucket//a', 'is no folder of a bucket'),
     ('gs://bucket/a*', 'is no folder of a bucket'),
     ('gs:/bucket/a', 'write gs://BUCKET/FOLDER'),
+    ('gs://bucket/a/-b', 'do not begin with -'),
     ('gs://other/a', 'storage.buckets.get: 404'),
     ('s3://bucket/a', 's3:// cannot be written to')])
 def test_a_place_that_is_none_is_refused(world, capfd, name, said):

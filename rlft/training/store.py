@@ -25,7 +25,7 @@ from rlft.training import claims, disk
 Where = Path | epath.Path
 
 REMOTE = 'gs://'
-PLACE = re.compile('gs://[a-z0-9][a-z0-9._-]*(/[A-Za-z0-9_=,+.-]+)+')
+PLACE = re.compile('gs://[a-z0-9][a-z0-9._-]*(/(?!-)[A-Za-z0-9_=,+.-]+)+')
 PAUSE = 30.0  # seconds between two puts of what grows
 SHARE = 20  # of the time at most one part in so many goes to them
 COMMITTED = 'commit_success.txt'  # Orbax's mark of a step that is whole
@@ -71,7 +71,8 @@ def place(text: str) -> epath.Path:
   if not PLACE.fullmatch(spelled) or '..' in spelled:
     raise ValueError(
         f'{paths.shown(spelled)} is no folder of a bucket: write '
-        f'{REMOTE}BUCKET/FOLDER, with A-Z, a-z, 0-9 and . _ = , + - in names')
+        f'{REMOTE}BUCKET/FOLDER, with A-Z, a-z, 0-9 and . _ = , + - in names, '
+        'which do not begin with -')
   _ready()
   return epath.Path(spelled)
 
