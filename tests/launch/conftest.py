@@ -1,4 +1,4 @@
-"""The launchers' own modules, which are no package, and tools that are faked."""
+"""The launchers' own modules, which are no package, and fake tools."""
 import json
 import os
 import subprocess
