@@ -8,8 +8,8 @@ source "${BASH_SOURCE[0]%/*}/shared.sh"
 
 codes=$1
 shift
-# Alone, it is the command: a second SIGTERM, from Slurm and from here, would end
-# it before it has saved. One of several hears the first only.
+# Alone, it is the command: a second SIGTERM, from Slurm and from here, would
+# end it before it has saved. One of several hears the first only.
 if ((SLURM_NTASKS == 1)); then exec "$@"; fi
 
 "$@" &

@@ -21,6 +21,7 @@ seconds=${RLFT_POLL_SECONDS:-30}
 state=''    # of the queued resource
 answers=0   # of gcloud, less those it owes
 running=''  # on the hosts
+started=''  # there, this time
 stopping='' # a signal was heard
 attempt=0
 code=0
@@ -73,7 +74,9 @@ delete() {
 }
 
 finish() {
-  if [[ ${asked[delete]} == true ]]; then delete; fi
+  if [[ ${asked[delete]} == true ]] && ! delete; then
+    say "the slice ${asked[name]} may still be there, and cost money"
+  fi
   exit "$1"
 }
 
@@ -99,8 +102,8 @@ obtain() {
         ;;
       SUSPENDED) delete ;; # taken away; it does not come back by itself
       FAILED)
-        say "the slice cannot be had: see gcloud compute tpus queued-resources" \
-          "describe ${asked[name]}, then delete it and start again"
+        say "the slice cannot be had: gcloud compute tpus queued-resources" \
+          "describe ${asked[name]} says why; delete it before another try"
         exit 2
         ;;
       *) say "the slice is ${state}" ;;
@@ -112,7 +115,8 @@ obtain() {
 }
 
 copy() {
-  tpus tpu-vm scp launch/worker.sh "${asked[name]}:rlft_worker.sh" --worker=all
+  tpus tpu-vm scp launch/worker.sh "${asked[name]}:rlft_worker.sh" \
+    --worker=all
 }
 
 # One run on all hosts, to its end.
@@ -133,11 +137,12 @@ hand_on() {
   fi
 }
 
-# Why a run ended: of the codes of all hosts gcloud gives the first that is not
-# 0. A slice that is no longer there has no say.
+# Why a run ended: of the codes of all hosts gcloud gives the first that is
+# not 0. A slice that is no longer there has no say.
 judge() {
   local codes
-  if codes=$(everywhere code "${asked[name]}.${attempt}"); then
+  if [[ -n ${started} ]] &&
+    codes=$(everywhere code "${asked[name]}.${attempt}"); then
     code=$(verdict "${code}" "${asked[hosts]}" <<<"${codes}")
   fi
   read_state
@@ -156,9 +161,11 @@ main() {
   while true; do
     obtain
     code=255
+    started=''
     if copy; then
       if [[ -n ${stopping} ]]; then finish 42; fi
       running=1
+      started=1
       run &
       await "$!"
       running=''
