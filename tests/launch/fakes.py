@@ -18,8 +18,9 @@ STATE = HERE / 'state'
 
 
 def until(true):
-  """Waits for something that will be so."""
-  while not true():
+  """Waits for something that will be so, but not for ever."""
+  end = time.monotonic() + 30
+  while not true() and time.monotonic() < end:
     time.sleep(.01)
 
 

@@ -82,7 +82,7 @@ def test_sigterm_reaches_python_on_the_hosts_and_nothing_starts_again(world):
   process.send_signal(signal.SIGTERM)
   told = process.communicate(timeout=20)
   assert process.returncode == 42, told
-  assert len(world.calls('rlft')) == 1
+  assert len(world.calls('rlft')) == verbs(world).count('scp') == 1
 
 
 def test_what_was_typed_arrives_as_typed(world):
