@@ -1,6 +1,7 @@
 """The launchers' own modules, which are no package, and fake tools."""
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ class World:
 
   def __init__(self, folder: Path):
     self.folder = folder
+    self.started: list[subprocess.Popen] = []
     tools = folder / 'bin'
     tools.mkdir()
     for name in ('gcloud', 'sudo', 'docker', 'kubectl', 'xpk', 'sbatch', 'srun',
@@ -37,18 +39,16 @@ class World:
 
   def start(self, *words: str, **variables: str) -> subprocess.Popen:
     """A launcher, from the repository's root."""
-    return subprocess.Popen(
+    self.started.append(subprocess.Popen(
         words, cwd=ROOT, env={**self.environment, **variables}, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True)
+        stderr=subprocess.PIPE, start_new_session=True))
+    return self.started[-1]
 
   def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess:
     """The same, to its end."""
     process = self.start(*words, **variables)
-    try:
-      told = process.communicate(timeout=30)
-    finally:
-      process.kill()
+    told = process.communicate(timeout=90)
     return subprocess.CompletedProcess(words, process.returncode, *told)
 
   def calls(self, name: str) -> list[list[str]]:
@@ -61,9 +61,9 @@ class World:
 
 @pytest.fixture
 def world(tmp_path):
-  yield World(tmp_path)
-  for file in tmp_path.glob('*.pid'):  # what a test has left running
-    try:
-      os.kill(int(file.read_text()), 9)
-    except ProcessLookupError:
-      continue
+  made = World(tmp_path)
+  yield made
+  for process in made.started:
+    if process.poll() is None:  # a test that failed has left it
+      os.killpg(process.pid, signal.SIGKILL)
+      process.communicate()

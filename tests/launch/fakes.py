@@ -19,7 +19,7 @@ STATE = HERE / 'state'
 
 def until(true):
   """Waits for something that will be so, but not for ever."""
-  end = time.monotonic() + 30
+  end = time.monotonic() + 60
   while not true() and time.monotonic() < end:
     time.sleep(.01)
 
@@ -107,7 +107,7 @@ def rlft(words):
         42 if step == 'wait' else 134))
     Path(HERE, f'{rank}.pid.new').write_text(str(os.getpid()))
     Path(HERE, f'{rank}.pid.new').rename(HERE / f'{rank}.pid')
-    time.sleep(20)
+    time.sleep(60)
     return 1
   return int(step)
 

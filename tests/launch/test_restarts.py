@@ -17,7 +17,7 @@ NASTY = '--config.name=a b; touch INJECTED $(touch INJECTED) "\' *'
 
 def appears(file):
   """Waits for a file."""
-  end = time.monotonic() + 20
+  end = time.monotonic() + 60
   while not file.exists():
     assert time.monotonic() < end, f'{file} does not appear'
     time.sleep(.01)
@@ -80,7 +80,7 @@ def test_sigterm_reaches_python_on_the_hosts_and_nothing_starts_again(world):
   process = world.start('launch/tpu_vm.sh', *ASKED)
   appears(world.folder / '0.pid')
   process.send_signal(signal.SIGTERM)
-  told = process.communicate(timeout=20)
+  told = process.communicate(timeout=60)
   assert process.returncode == 42, told
   assert len(world.calls('rlft')) == verbs(world).count('scp') == 1
 
@@ -99,7 +99,7 @@ def test_xpk_hands_on_words_and_sigterm(world):
   appears(world.folder / '0.pid')
   assert world.calls('rlft')[0][-1] == NASTY
   os.kill(int((world.folder / 'shell.pid').read_text()), signal.SIGTERM)
-  process.communicate(timeout=20)
+  process.communicate(timeout=60)
   assert process.returncode == 42
   assert not [*world.folder.glob('INJ*'), *ROOT.glob('INJ*')]
 
@@ -120,7 +120,7 @@ def slurm_job(world, *plan, count='0'):
     (('41', 'wait'), 41, False), (('wait', '44'), 44, False)])
 def test_a_slurm_job_is_queued_again_where_it_helps(world, plan, code, queued):
   process = slurm_job(world, *plan)
-  told = process.communicate(timeout=20)
+  told = process.communicate(timeout=60)
   assert process.returncode == code, told
   assert world.calls('scontrol') == ([['requeue', '7']] if queued else [])
   assert not list(world.folder.glob('*.codes'))
@@ -128,7 +128,7 @@ def test_a_slurm_job_is_queued_again_where_it_helps(world, plan, code, queued):
 
 def test_a_slurm_job_has_a_limit(world):
   process = slurm_job(world, '42', count='3')
-  told = process.communicate(timeout=20)
+  told = process.communicate(timeout=60)
   assert process.returncode == 42 and not world.calls('scontrol')
   assert 'which is the limit' in told[1]
 
@@ -142,7 +142,7 @@ def test_sigterm_from_slurm_reaches_python(world, ranks):
   for rank in range(ranks):
     pid = int((world.folder / f'{rank}.pid').read_text())
     os.kill(os.getpgid(pid), signal.SIGTERM)
-  told = process.communicate(timeout=20)
+  told = process.communicate(timeout=60)
   assert process.returncode == 42, told
   assert world.calls('scontrol') == [['requeue', '7']]
 
@@ -154,7 +154,7 @@ def test_a_slurm_job_that_is_ended_does_not_ask_for_more(world):
   time.sleep(.2)  # it is not handed on: srun would kill what hears it
   assert process.poll() is None
   os.kill(int((world.folder / '0.pid').read_text()), signal.SIGTERM)
-  process.communicate(timeout=20)
+  process.communicate(timeout=60)
   assert process.returncode == 42 and not world.calls('scontrol')
 
 
