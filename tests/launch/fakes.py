@@ -28,6 +28,8 @@ def gcloud(words):
   """Queued resources, and one host that is reached by ssh."""
   verb = ' '.join(words[2:4])
   if verb == 'queued-resources list':
+    if STATE.exists() and STATE.read_text() == 'MUTE':
+      return 1
     print(STATE.read_text() if STATE.exists() else '')
   elif verb == 'queued-resources create':
     STATE.write_text('ACTIVE')
@@ -39,14 +41,24 @@ def gcloud(words):
     line = next(w for w in words if w.startswith('--command='))
     os.chdir(HERE)
     os.execvp('bash', ['bash', '-c', line.partition('=')[2]])
+  return 0
 
 
 def docker(words):
-  """Containers that are processes; their codes are in NAME.code."""
+  """Containers that are processes; their codes are in NAME.code.
+
+  Before any starts, those named in the file `containers` are there.
+  """
   verb, last = words[0], words[-1]
-  if verb == 'run':
+  if verb == 'ps':
+    there = Path(HERE, 'containers')
+    names = there.read_text().split() if there.exists() else []
+    print('\n'.join(name for name in names if last in (
+        'label=rlft', f'name=^/{name}$')))
+  elif verb == 'run':
     name = next(w[7:] for w in words if w.startswith('--name='))
-    command = words[words.index('image') + 1:]
+    command = words[1 + next(
+        i for i, word in enumerate(words) if word.endswith('image')):]
     line = f'"$@"; echo $? >{HERE}/{name}.code'
     subprocess.Popen(
         ['bash', '-c', line, 'container', *command], start_new_session=True,

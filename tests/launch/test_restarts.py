@@ -75,6 +75,35 @@ def test_a_slice_that_is_there_is_taken_and_a_failed_one_is_told(world):
   assert 'create' not in verbs(world)
 
 
+def test_gcloud_that_does_not_answer_is_told(world):
+  (world.folder / 'state').write_text('MUTE')
+  done = tpu_vm(world, '0')
+  assert done.returncode == 2 and 'gcloud does not say' in done.stderr
+  assert len(world.calls('gcloud')) == 1
+
+
+def worker(world, name):
+  done = world.run('launch/worker.sh', 'run', name,
+                   'us-docker.pkg.dev/p/r/image', '--', 'rlft', 'run')
+  return done.returncode, [words[0] for words in world.calls('docker')]
+
+
+def test_a_host_whose_connection_was_lost_goes_on_watching(world):
+  (world.folder / 'containers').write_text('demo.0')
+  (world.folder / 'demo.0.code').write_text('42')
+  assert worker(world, 'demo.0') == (42, ['ps', 'logs', 'wait'])
+
+
+def test_a_host_ends_what_ran_before(world):
+  (world.folder / 'containers').write_text('demo.0 demo.1')
+  world.plan('0')
+  assert worker(world, 'demo.2') == (0, [
+      'ps', 'ps', *['stop', 'rm'] * 2, 'run', 'logs', 'wait'])
+  assert ['stop', '-t', '60', 'demo.1'] in world.calls('docker')
+  assert world.calls('gcloud') == [
+      ['auth', 'configure-docker', 'us-docker.pkg.dev', '--quiet']]
+
+
 def test_sigterm_reaches_python_on_the_hosts_and_nothing_starts_again(world):
   world.plan('wait', '0')
   process = world.start('launch/tpu_vm.sh', *ASKED)
