@@ -6,8 +6,8 @@ rlft run --config=configs/sft_conversations.py --run_dir=runs/sft \\
 rlft run --config=configs/sft_conversations.py:smoke --run_dir=runs/smoke \\
     --config.experience.files=train.jsonl   # half a minute: can it be read?
 
-Without an `init` it trains a fresh model with Qwen2's chat template, of half a
-million parameters. What is longer than `length` tokens is left out.
+Without an `init` it trains a small fresh model with Qwen2's chat template. What
+is longer than `length` tokens is left out, and counted as `too_long`.
 """
 from ml_collections import ConfigDict
 

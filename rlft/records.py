@@ -19,7 +19,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ Check = Callable[[bytes], Any]  # ValueError for a record that is none
 class File:
   """The records of one file; `digest` is the sha256 of its lines."""
 
-  def __init__(self, name: str, lines: IO[bytes], starts: Sequence[int],
+  def __init__(self, name: str, lines: io.BufferedIOBase, starts: Sequence[int],
                digest: str):
     self.name, self.digest = name, digest
     self.starts = np.array(starts, np.int64)  # and one more, where it ends
@@ -86,15 +86,16 @@ class Records:
     return f'{file.name} line {file.line(place)}'
 
 
-def find(files: str | Sequence[str]) -> list[str]:
+def find(files: Any) -> list[str]:
   """The files of names and patterns (`*`, `**`, `?`), in order.
 
-  A text has commas between them. PROTOCOL:// is fsspec's, gs:// above all.
-  ValueError for a name that no file has, and for a file that two have.
+  A list of them, or a text with commas between. PROTOCOL:// is fsspec's, gs://
+  above all. ValueError for a name that no file has, and a file that two have.
   """
   wanted = files.split(',') if isinstance(files, str) else files
-  if not all(isinstance(pattern, str) for pattern in wanted):
-    raise ValueError(f'{paths.shown(wanted)} are no names of files')
+  if not isinstance(wanted, list | tuple) or not all(
+      isinstance(pattern, str) for pattern in wanted):
+    raise ValueError(f'{paths.shown(files)} names no files')
   found = [name for pattern in wanted for name in _matching(pattern.strip())]
   if not found:
     raise ValueError('there are no files: name some of JSON Lines (.jsonl) or '
@@ -112,8 +113,7 @@ def _matching(pattern: str) -> list[str]:
     raise ValueError(f'no file is called {paths.shown(pattern)}')
   if REMOTE.match(pattern):
     with told(pattern):
-      system, path = remote(pattern)
-      found = [system.unstrip_protocol(p) for p in sorted(system.glob(path))]
+      found = _listed(pattern)
   elif os.path.isfile(pattern):
     return [pattern]
   else:
@@ -124,6 +124,17 @@ def _matching(pattern: str) -> list[str]:
   return found
 
 
+def _listed(pattern: str) -> list[str]:
+  system, path = remote(pattern)
+  if set('*?[') & set(pattern):
+    return [system.unstrip_protocol(p) for p in sorted(system.glob(path))]
+  try:  # `exists`, and so `glob`, would take any failure for a no
+    system.info(path)
+  except FileNotFoundError:
+    return []
+  return [pattern]
+
+
 def remote(url: str) -> tuple[Any, str]:
   """fsspec's file system of a URL, and the path in it; else ValueError."""
   import fsspec
@@ -131,7 +142,7 @@ def remote(url: str) -> tuple[Any, str]:
     raise ValueError(f'{url} needs gcsfs: pip install "gcsfs>=2026.10", or '
                      'rlft with its extra, rlft[gcs]')
   try:
-    return fsspec.core.url_to_fs(url)
+    return fsspec.core.url_to_fs(url, use_listings_cache=False)
   except (ImportError, ValueError) as error:  # also for an unknown protocol
     raise ValueError(f'{paths.shown(url)}: {error}') from error
 
@@ -151,8 +162,7 @@ def told(name: str) -> Iterator[None]:
 
 
 def open_all(
-    files: str | Sequence[str], fields: tuple[str, ...], check: Check,
-) -> Records:
+    files: Any, fields: tuple[str, ...], check: Check) -> Records:
   """The records of files, each of which passes `check`.
 
   Of a table the columns `fields` are read, those that it has. ValueError names
@@ -205,7 +215,7 @@ def _opened(
     return File(name, kept, [*starts, at], digest.hexdigest())
 
 
-def bytes_of(name: str) -> IO[bytes]:
+def bytes_of(name: str) -> io.BufferedIOBase:
   """A file, open to be read."""
   if not REMOTE.match(name):
     return open(name, 'rb')
@@ -215,7 +225,8 @@ def bytes_of(name: str) -> IO[bytes]:
 
 
 def rows(
-    name: str, file: IO[bytes], fields: tuple[str, ...]) -> Iterator[bytes]:
+    name: str, file: io.BufferedIOBase, fields: tuple[str, ...],
+) -> Iterator[bytes]:
   """The rows of a table as lines of JSON, without what is null."""
   try:
     import pyarrow
