@@ -173,7 +173,7 @@ def plain(tokenizer: Tokenizer, said: Conversation) -> Row:
 def parse(data: bytes) -> Conversation:
   """A record as a conversation; ValueError says what it lacks."""
   try:
-    found = json.loads(data)
+    found = json.loads(data.decode('utf-8-sig'))  # of bytes it takes more
   except json.JSONDecodeError as error:
     raise ValueError(
         f'no JSON: {error.msg} at character {error.pos + 1}; write '
