@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import re
 import tempfile
@@ -141,10 +142,19 @@ def remote(url: str) -> tuple[Any, str]:
   if re.match('(gs|gcs)://', url) and importlib.util.find_spec('gcsfs') is None:
     raise ValueError(f'{url} needs gcsfs: pip install "gcsfs>=2026.10", or '
                      'rlft with its extra, rlft[gcs]')
+  hush()
   try:
     return fsspec.core.url_to_fs(url, use_listings_cache=False)
   except (ImportError, ValueError) as error:  # also for an unknown protocol
     raise ValueError(f'{paths.shown(url)}: {error}') from error
+
+
+@functools.cache
+def hush() -> None:
+  """gcsfs and fsspec log as errors, in pages, what they raise anyway."""
+  for name in ('gcsfs', 'fsspec.prefetcher'):
+    logging.getLogger(name).addFilter(
+        lambda record: record.levelno != logging.ERROR)
 
 
 @contextlib.contextmanager

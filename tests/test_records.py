@@ -95,7 +95,7 @@ def test_what_lies_elsewhere_is_copied_once():
     opened('memory://r/a.jsonl')
 
 
-def test_a_bucket_is_read(monkeypatch):
+def test_a_bucket_is_read(monkeypatch, caplog):
   with bucket.served() as world:
     for name, value in world.environment().items():
       monkeypatch.setenv(name, value)
@@ -107,6 +107,7 @@ def test_a_bucket_is_read(monkeypatch):
     world.fails = lambda asked: 403 if asked.what == 'get' else None
     with pytest.raises(OSError, match=r'^gs://bucket/x/b.jsonl cannot be read'):
       opened('gs://bucket/x/b.jsonl')
+  assert not [r for r in caplog.records if r.levelname == 'ERROR']
 
 
 @pytest.mark.parametrize('content, complaint', [

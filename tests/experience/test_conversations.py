@@ -369,6 +369,16 @@ def run(path, run_dir, monkeypatch, stop=None):
   return train.run(config(path), run_dir)
 
 
+def test_the_seed_is_that_of_the_run(files):
+  path = files('qwen2')
+  made = config(path)
+  made.seed = 5
+  bound = binding.build_source(made, None, words('qwen2'), {})
+  (batch, _, _), = batches(bound, 1)
+  (want, _, _), = batches(source('qwen2', path, seed=5), 1)
+  np.testing.assert_array_equal(batch.tokens, want.tokens)
+
+
 def test_a_run_goes_on_and_refuses_other_files(files, tmp_path, monkeypatch):
   path = files('qwen2')
   whole = run(path, tmp_path / 'whole', monkeypatch)
