@@ -29,6 +29,7 @@ setuptools.setup(
         'ml-collections>=1.1',
         'jaxtyping>=0.3.11',  # shapes in signatures, checked in the tests
         'etils[epath]>=1.13',  # paths here and in buckets; Orbax brings it
+        'fsspec>=2026.2',  # files to learn from; transformers brings it
         'safetensors>=0.8',  # weights without pickle
         'tqdm>=4.66',  # progress
         'tensorboardX>=2.6.5',  # event files without TensorFlow
@@ -37,9 +38,11 @@ setuptools.setup(
         'cuda': ['jax[cuda13]'],
         'tpu': ['jax[tpu]'],
         'gcs': ['gcsfs>=2026.10'],  # run directories on gs://
+        'data': ['pyarrow>=21'],  # conversations in Parquet
         'test': [
             'beartype>=0.22', 'hypothesis>=6', 'pytest>=9', 'ruff>=0.14',
             'gcsfs>=2026.10',  # talks to a bucket in memory
+            'pyarrow>=21',  # reads a table that it wrote
             'pytest-xdist>=3.8',  # two at a time: compilation takes one core
             'nbclient>=0.10', 'nbformat>=5.10', 'ipykernel>=6',
             'matplotlib>=3.10',  # plots of the notebook

@@ -74,9 +74,11 @@ def build_source(config, model, words, ref_params) -> Source:
         f'nothing reads the section advantages: {config.objective.name} '
         'has none')
   section = {'name': '', **config.experience.to_dict()}
-  refuse('experience', section, context)
-  make = complete(
-      parts.bind('experience', 'make', **section, **context), 'experience')
+  refuse('experience', section, (*context, 'seed'))
+  make = parts.bind('experience', 'make', **section, **context)
+  if 'seed' in inspect.signature(make).parameters:
+    make = functools.partial(make, seed=config.seed)
+  make = complete(make, 'experience')
   takes_env = 'env' in inspect.signature(make).parameters
   if takes_env != bool(config.env):
     raise ValueError(

@@ -26,7 +26,7 @@ class Tokenizer(NamedTuple):
   unknown: Callable[[str], list[str]]  # the words of a text without a token
   vocabulary: int  # logits of the model
   pad: int  # in no row but as padding
-  bos: int | None  # where a document begins; None: a row holds one document
+  bos: int | None  # where a document begins; None: after padding
   end: int  # what a demonstration is closed with
   digest: str  # sha256 of the files: what a checkpoint was trained with
   stops: tuple[int, ...]  # every token that ends a completion

@@ -303,13 +303,17 @@ SHIPPED = sorted(
 
 
 @pytest.mark.parametrize('path', SHIPPED, ids=str)
-def test_every_shipped_config_is_sound(path):
+def test_every_shipped_config_is_sound(path, tmp_path):
   """Checkpoints that a reader would have made first are let through."""
+  talk = tmp_path / 'a.jsonl'
+  talk.write_text('{"prompt": "1 + 1", "completion": "2"}\n')
   config = door.load(str(path), {})
   made = door.load('configs/general_points/sft.py', {})
   sections = [s.config for s in config.get('stages', {}).values()] or [config]
   with config.unlocked():
     for section in sections:
+      if section.get('experience', {}).get('files') == '':
+        section.experience.files = str(talk)  # they are the reader's own
       for evaluation in section.get('evals', {}).values():
         evaluation.n = 8  # a thousand hands take their time
   if 'stages' in config:

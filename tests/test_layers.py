@@ -21,7 +21,8 @@ LAYERS = (
     ('policy', 'episodes'),
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'transforms'),
-    ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments'),
+    ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
+     'records'),
     ('types', 'pulse', 'paths'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}

@@ -7,8 +7,8 @@ attention arXiv 2305.13245, SwiGLU arXiv 2002.05202. Layers are stacked with
 and what a batched SVD wants. Kernels act as x @ W, input first.
 
 Tokens say everything about layout: `pad_id` is never attended to, wherever it
-stands, and a document begins at `bos_id`: attention and positions never cross
-it, so several documents may share a row.
+stands, and a document begins at `bos_id`, or after padding where that is None:
+attention and positions never cross it, so several documents may share a row.
 """
 import functools
 from collections.abc import Mapping

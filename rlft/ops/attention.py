@@ -61,7 +61,10 @@ def attend(
 def lay_out(
     tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
 ) -> Layout:
-  """Positions within each document, and causal attention inside it."""
+  """Positions within each document, and causal attention inside it.
+
+  A document begins at `bos_id`; where that is None, after padding.
+  """
   empty = jnp.full(tokens.shape, -1, jnp.int32)
   layout, _ = extend(empty, jnp.zeros((), jnp.int32), tokens, pad_id, bos_id)
   return layout
@@ -72,12 +75,18 @@ def extend(
     tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
 ) -> tuple[Layout, Int[Array, 'B S']]:
   """Layout of tokens that are written from column `index` on."""
-  starts = (
-      jnp.zeros(tokens.shape, bool) if bos_id is None else tokens == bos_id)
+  pads = tokens == pad_id
+  if bos_id is None:
+    # of an empty cache column 0, which is padding, too
+    before = jax.lax.dynamic_index_in_dim(
+        documents, jnp.maximum(index - 1, 0), axis=1)
+    starts = ~pads & jnp.concatenate([before < 0, pads[:, :-1]], axis=1)
+  else:
+    starts = tokens == bos_id
   current = jnp.maximum(jnp.max(documents, axis=1), 0)
   own = current[:, None] + jnp.cumsum(starts, axis=1)
   documents = jax.lax.dynamic_update_slice(
-      documents, jnp.where(tokens == pad_id, -1, own), (0, index))
+      documents, jnp.where(pads, -1, own), (0, index))
   at = index + jnp.arange(tokens.shape[1])
   causal = jnp.arange(documents.shape[1])[None] <= at[:, None]
   mask = causal[None] & (own[:, :, None] == documents[:, None])

@@ -6,12 +6,13 @@ dozen classes; here it is one, an OSError of one line. Listings are not kept:
 Orbax and other processes write there, too.
 """
 import errno
-import logging
 
 import fsspec
 import gcsfs
 from gcsfs import retry
 from google.cloud import storage
+
+from rlft import records
 
 BEYOND = 416  # a read past the end, which gcsfs knows what to do about
 
@@ -65,7 +66,4 @@ def install() -> None:
   """Makes gs:// paths of this process use it, and be told in one line."""
   for protocol in ('gcs', 'gs'):
     fsspec.register_implementation(protocol, Bucket, clobber=True)
-  for name in ('gcsfs', 'fsspec.prefetcher'):
-    # as errors they log, in pages, what is raised anyway
-    logging.getLogger(name).addFilter(
-        lambda record: record.levelno != logging.ERROR)
+  records.hush()

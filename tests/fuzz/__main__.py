@@ -2,11 +2,11 @@
 
   python -m tests.fuzz [--inputs=1000000] [--only=NAME] [--seed=0]
 
-NAME: formula, completion, config, checkpoint, name. The inputs are split over
-the targets; with --only all of them are for one. An input that was answered as
-none may be is printed and left in runs/fuzz/NAME.failed; put it into
-tests/fuzz/corpus/NAME.jsonl when it is mended. Where atheris is installed, a
-tenth as many inputs more are guided by coverage.
+NAME: formula, completion, conversation, config, checkpoint, name. The inputs
+are split over the targets; with --only all of them are for one. An input that
+was answered as none may be is printed and left in runs/fuzz/NAME.failed; put it
+into tests/fuzz/corpus/NAME.jsonl when it is mended. Where atheris is installed,
+a tenth as many inputs more are guided by coverage.
 """
 import os
 import subprocess

@@ -9,9 +9,12 @@ any other exception is a failure.
 import pathlib
 from collections.abc import Callable
 
+from rlft import tokenizer
 from rlft.envs import general_points
+from rlft.experience import conversations
 from rlft.ops import card_texts, formulas
 from rlft.types import Task
+from tests import tiny
 from tests.fuzz import files, names, settings
 from tests.fuzz.rules import require
 
@@ -85,9 +88,30 @@ def completion(folder: pathlib.Path) -> Call:
   return call
 
 
+def conversation(folder: pathlib.Path) -> Call:
+  """A line of a file, up to the tokens of a row and what counts in it."""
+  known = {'words': tiny.words()} | {
+      name: tokenizer.load(f'asset:{name}_chat')
+      for name in ('qwen2', 'llama3')}
+
+  def call(text):
+    kind, _, text = text.rpartition('\x1f')
+    words = known.get(kind, known['qwen2'])
+    said = conversations.parse(text.encode('utf-8', 'surrogatepass'))
+    row = conversations.example(words, said)
+    require(len(row.tokens) == len(row.mask) and any(row.mask), 'no mask')
+    require(not row.mask[0] and all(type(t) is int for t in row.tokens), 'row')
+    require(words.pad not in row.tokens, 'a pad')
+    require(words.bos not in row.tokens[1:], 'a second document')
+    turns = sum(m['role'] == 'assistant' for m in said.messages)
+    return f'{min(turns, 3)} turns{" with tools" * bool(said.tools)}'
+  return call
+
+
 TARGETS: dict[str, Callable[[pathlib.Path], Call]] = {
     'formula': formula,
     'completion': completion,
+    'conversation': conversation,
     'config': settings.make,
     'checkpoint': files.make,
     'name': names.make,

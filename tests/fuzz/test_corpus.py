@@ -14,6 +14,7 @@ from tests.fuzz import mutation, rules, running, targets
 FRESH = 2000
 KINDS = {
     'formula': '012345', 'completion': '0123',
+    'conversation': ('qwen2', 'llama3', 'words'),
     'config': ('key', 'load', 'variant', 'file'),
     'checkpoint': ('index', 'table', 'raw'),
     'name': ('stage', 'run', 'checkpoint', 'tokenizer', 'part')}

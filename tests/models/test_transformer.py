@@ -105,10 +105,27 @@ def test_positions_and_attention_of_two_documents():
   assert reach == [[], [1], [1, 2], [1, 2], [1, 2, 4], [5], [5, 6]]
 
 
-def test_without_a_begin_token_a_row_is_one_document():
-  layout = attention.lay_out(jnp.array([[0, 1, 5, 1]]), 0, None)
-  assert layout.positions.tolist() == [[0, 0, 1, 2]]
-  assert layout.attend[0].sum(1).tolist() == [0, 1, 2, 3]
+def test_without_a_begin_token_padding_parts_documents():
+  layout = attention.lay_out(jnp.array([[0, 1, 5, 1, 0, 0, 1, 6]]), 0, None)
+  positions = layout.positions[0]
+  assert positions[np.array([1, 2, 3, 6, 7])].tolist() == [0, 1, 2, 0, 1]
+  reach = [np.flatnonzero(row).tolist() for row in np.asarray(layout.attend[0])]
+  assert reach[:4] == [[], [1], [1, 2], [1, 2, 3]]
+  assert reach[6:] == [[6], [6, 7]]
+
+
+@pytest.mark.parametrize('cut', [1, 3, 4, 5])
+def test_without_a_begin_token_a_cache_parts_the_same_documents(cut):
+  tokens = jnp.array([[0, 1, 5, 0, 7, 8], [3, 0, 0, 4, 0, 9]])
+  want = attention.lay_out(tokens, 0, None)
+  seen = jnp.full(tokens.shape, -1)
+  for start, stop in ((0, cut), (cut, 6)):
+    got, seen = attention.extend(
+        seen, jnp.array(start), tokens[:, start:stop], 0, None)
+    real = np.asarray(tokens != 0)[:, start:stop]
+    for one, other in zip(got, want, strict=True):
+      np.testing.assert_array_equal(
+          np.asarray(one)[real], np.asarray(other)[:, start:stop][real])
 
 
 @pytest.mark.parametrize('sizes', [
