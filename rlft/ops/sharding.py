@@ -209,7 +209,7 @@ def _place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.jit(lambda x: x, out_shardings=sharding)(x)
   # Copied: an update gives its buffers away, and these may be the host's.
   return jax.make_array_from_callback(
-      x.shape, sharding, lambda index: jnp.array(x[index]))
+      x.shape, sharding, lambda index: np.array(x[index]))
 
 
 def rows(tree: PyTree, what: str = '') -> PyTree:

@@ -30,14 +30,14 @@ class Ended(NamedTuple):
 def command(
     variant: str, run_dir: pathlib.Path, *, processes: int = 1,
     struck: str = '', devices: int = 1, more: tuple[str, ...] = (),
-    logs: str = '',
+    logs: str = '', launched: bool = False,
 ) -> list[str]:
   """The words that start a run, perhaps struck by something."""
   start = [sys.executable, '-m', *(
       ('tests.faults.victim', struck) if struck else ('rlft.main',))]
   words = [*start, 'run', f'--config=tests/faults/runs.py:{variant}',
            f'--run_dir={run_dir}', *more]
-  if processes == 1:
+  if processes == 1 and not launched:
     return words
   return [sys.executable, 'launch/local.py', '-n', str(processes),
           f'--devices={devices}', '--grace=2',
