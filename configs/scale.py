@@ -18,8 +18,9 @@ from rlft import presets
 KINDS = ('sft', 'ppo')
 
 
-def get_config(variant: str = 'qwen2.5-7b,sft') -> ConfigDict:
-  words = door.variants(variant, (*presets.SHAPES, *KINDS))
+def get_config(variant: str = '') -> ConfigDict:
+  words = door.variants(
+      variant or 'qwen2.5-7b,sft', (*presets.SHAPES, *KINDS))
   sizes, kinds = words & set(presets.SHAPES), words & set(KINDS)
   if len(sizes) != 1 or len(kinds) != 1:
     raise ValueError(f'{variant!r}: write one size and one of '

@@ -53,8 +53,7 @@ def skeleton() -> ml_collections.ConfigDict:
       evaluate=dict(steps=(), every=0),
       checkpoint=dict(steps=(), every=0, keep=0),  # keep=0 keeps all
       log=dict(every=10),
-      # devices along each axis, see ops/sharding.py; -1: what is left
-      mesh=dict(data=-1, fsdp=1, tensor=1),
+      mesh=dict(data=-1, fsdp=1, tensor=1),  # ops/sharding.py; -1: the rest
       # what ends a run, 0 being no limit: ops/alarms.py
       limits=dict(skipped=5, max_kl=0.0, max_ratio=0.0, min_entropy=0.0),
   ))

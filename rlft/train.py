@@ -58,7 +58,10 @@ def train(
       meta = seal.sealed(run_dir, int(found[0].step))['meta']
       # older checkpoints did not count them
       at = Position(*found, meta.get('fruitless', 0))
-      progress.say(f'{run_dir}: going on from step {int(at.state.step)}')
+      step, end = int(at.state.step), config.num_steps
+      progress.say(f'{run_dir}: ' + (
+          f'going on from step {step}' if step < end else
+          f'there is nothing left to do, step {step} is the last'))
     with preemption.heeded(), watchdog.watching() as settled:
       return loop(config, run_dir, job, manager, at, settled)
 

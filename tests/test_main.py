@@ -143,7 +143,7 @@ def test_a_directory_of_another_config_is_left_alone(file, finished, capfd):
 @pytest.mark.parametrize('argv, complaint', [
     (['rnu'],
      'no command rnu; known: run, eval, sample, compare, heal, import, '
-     'export, report'),
+     'export, plan, report'),
     (['run', '--config=x.py'], '--run_dir=... is missing'),
     (['run', '--run_dir=x'], '--config=... is missing'),
     (['eval'], 'eval takes one checkpoint'),

@@ -63,8 +63,10 @@ def analyse(
       raise ValueError(
           f'no checkpoint {name!r}; known: {", ".join(checkpoints)}')
     trees.same(checkpoints[before], checkpoints[name])
-  if draws < 1 or not 0 < top <= 1:
-    raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
+  if draws < 1:
+    raise ValueError(f'draws={draws}: give a number from 1')
+  if not 0 < top <= 1:
+    raise ValueError(f'top={top} is a share of the directions: above 0, to 1')
   nulls.check_seed(seed)
   stacks = [trees.matrices(checkpoints[name], select) for name in pairs]
   tensors = [trees.fingerprints(x) for x in stacks]
@@ -229,7 +231,8 @@ def warnings(rows: list[dict[str, Any]]) -> list[str]:
   """What a reader should know before the numbers of these rows."""
   if rows and all(row['looks_untrained'] for row in rows):
     return ['every matrix of the later checkpoint has the spectrum of '
-            'independent random entries: were its weights loaded by name?']
+            'independent random entries, as an untrained one has: look at how '
+            'its weights were loaded before they were saved']
   return []
 
 

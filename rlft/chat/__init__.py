@@ -115,4 +115,5 @@ def padding(
     return beyond
   raise ValueError(
       f'{folder / files.SETTINGS}: pad_token is {chat.pad_token!r}, which rows '
-      'may hold, and no special token is unused: add one, and name it')
+      'may hold, and no special token is unused: add one to tokenizer.json '
+      f'that the model has a row for (it has {vocabulary}), and name it there')

@@ -37,8 +37,10 @@ def run(
   ValueError for checkpoints that are not of one model, NaN, damaged files, or
   an `out` that holds something else; then nothing is written.
   """
-  if draws < 1 or not 0 < top <= 1:
-    raise ValueError(f'draws={draws} must be positive, top={top} in (0, 1]')
+  if draws < 1:
+    raise ValueError(f'draws={draws}: give a number from 1')
+  if not 0 < top <= 1:
+    raise ValueError(f'top={top} is a share of the directions: above 0, to 1')
   nulls.check_seed(seed)
   folder = None if out is None else pathlib.Path(out)
   if folder is not None:

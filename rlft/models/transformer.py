@@ -12,7 +12,7 @@ attention and positions never cross it, so several documents may share a row.
 """
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rlft import presets
 from rlft.ops import attention, modules, rope, sharding
+from rlft.ops.cache import Cache
 from rlft.ops.rope import Rope
 
 SPELLED_OUT = 8  # layers at most that a program spells out
@@ -28,29 +29,6 @@ REMAT = {  # what the backward pass finds kept; it makes the rest again
     'none': None,  # everything
     'dots': jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     'block': jax.checkpoint_policies.nothing_saveable}  # what a block is given
-
-
-class Cache(NamedTuple):
-  """Keys and values of S positions; H key heads of size E.
-
-  Arrays stacked over layers, or one array for each layer (`Model.unrolled`).
-  """
-  keys: Float[Array, 'L B H E S'] | tuple[Float[Array, 'B H E S'], ...]
-  values: Float[Array, 'L B H S E'] | tuple[Float[Array, 'B H S E'], ...]
-  documents: Int[Array, 'B S']  # which one each column is of; -1 is padding
-  index: Int[Array, '']  # columns written so far, the same for all rows
-
-  def grown(self, columns: int) -> 'Cache':
-    """With room for so many more columns."""
-    def pad(x, axis, fill=0):
-      wide = [(0, 0)] * x.ndim
-      wide[axis] = (0, columns)
-      return jnp.pad(x, wide, constant_values=fill)
-
-    return self._replace(
-        keys=jax.tree.map(lambda x: pad(x, -1), self.keys),
-        values=jax.tree.map(lambda x: pad(x, -2), self.values),
-        documents=pad(self.documents, -1, -1))
 
 
 class Attention(nn.Module):
@@ -265,16 +243,9 @@ class Model(nn.Module):
 
   def empty_cache(self, rows: int, columns: int) -> Cache:
     """A cache of zeros for `rows` rows and `columns` positions."""
-    def stacked(*shape):
-      layers = () if self.spelled_out else (self.layers,)
-      zeros = sharding.named(jnp.zeros((*layers, *shape), self.dtype),
-                             'rows', 'heads', None, None)
-      return (zeros,) * self.layers if self.spelled_out else zeros
-
-    keys = stacked(rows, self.kv_heads, self.size, columns)
-    values = stacked(rows, self.kv_heads, columns, self.size)
-    documents = jnp.full((rows, columns), -1, jnp.int32)
-    return Cache(keys, values, documents, jnp.zeros((), jnp.int32))
+    return Cache.empty(
+        rows, columns, layers=self.layers, heads=self.kv_heads, size=self.size,
+        dtype=self.dtype, apart=self.spelled_out)
 
 
 DTYPES = ('float32', 'bfloat16')  # of the computation; parameters: float32

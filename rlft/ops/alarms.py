@@ -34,7 +34,9 @@ def look(
   if skipped and in_row >= skipped:
     why = ' and '.join(k for k, v in fruitless.items() if v)
     raise Halt(f'step {step}: {why}, and {in_row} steps in a row like this are '
-               f'as many as limits.skipped allows')
+               'as many as limits.skipped allows; steps saved since they began '
+               'may be spoiled, too: begin anew in another directory, with a '
+               'lower optimizer.learning_rate or other rewards')
   for key, limit, name in (
       ('max_kl', max_kl, 'kl'), ('max_ratio', max_ratio, 'ratio_max'),
       ('min_entropy', min_entropy, 'entropy')):

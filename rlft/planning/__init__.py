@@ -50,7 +50,10 @@ def plan(
         if mark in seen or (wanted and program.name not in wanted):
           continue
         seen.add(mark)
-        yield {'stage': stage, **row(program, mesh, found)}
+        told = {'stage': stage, **row(program, mesh, found)}
+        if not told['fits']:
+          told['advice'] = advice(told, section)
+        yield told
 
 
 def row(program: programs.Program, mesh: Any, at: Topology) -> dict[str, Any]:
@@ -117,9 +120,9 @@ def _too_large(program, at: Topology, error: Exception) -> dict[str, Any]:
 
 def advice(row: dict[str, Any], config: ml_collections.ConfigDict) -> str:
   """What to change where a program does not fit, or fits barely."""
-  shape = config.model.get('remat', 'none')
   ways = []
-  if shape == 'none' and row['name'] not in ('sample', 'score', 'spectral'):
+  forward = row['name'] in ('sample', 'score', 'spectral')
+  if config.model.get('remat', 'none') == 'none' and not forward:
     ways.append('--config.model.remat=block')
   if config.mesh.fsdp == 1:
     ways.append('--config.mesh.data=1 --config.mesh.fsdp=-1')
@@ -139,7 +142,7 @@ def told(row: dict[str, Any]) -> str:
   limit = row['hbm_limit']
   room = f' of {limit / GIB:.0f}' if limit else ''
   head = (f'{name:24s} {row["hbm_bytes"] / GIB:7.2f}{room} GiB  '
-          f'{"fits" if row["fits"] else "DOES NOT FIT":4s}')
+          f'{"fits" if row["fits"] else "DOES NOT FIT: try " + row["advice"]}')
   if 'flops' not in row:
     return head
   sent = ', '.join(

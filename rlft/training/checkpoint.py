@@ -283,7 +283,11 @@ def run_config(run_dir: store.Where) -> dict[str, Any]:
     raise ValueError(
         f'no checkpoints in {run_dir}, nor config.json: '
         f'{RUN_IT.format(run_dir)}')
-  config = json.loads(path.read_text())
+  try:
+    config = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'{path} is damaged ({error}): put back the one that its '
+                     'checkpoints were made with') from error
   if 'stages' in config:
     names = ', '.join(
         k for k, stage in config['stages'].items()
