@@ -158,13 +158,15 @@ def compile_update(
 ) -> tuple[Callable, Any, Callable]:
   """The jitted update, its state donated; its optimizer; its loss alone."""
   passes = dict(passes)
+  several = {'epochs', 'minibatches'} & set(passes)
   tx = complete(parts.fill(
       optimizer.make, 'optimizer', **dict(settings),
-      num_steps=num_steps * math.prod(passes.values())), 'optimizer')()
+      num_steps=num_steps * math.prod(passes[k] for k in several)),
+      'optimizer')()
   forward = functools.partial(policy.forward, model, temperature=temperature)
   loss = parts.bind('objectives', 'loss', **dict(objective))
   step = complete(parts.fill(
-      steps.minibatch_epochs if passes else steps.gradient_step, 'passes',
+      steps.minibatch_epochs if several else steps.gradient_step, 'passes',
       tx=tx, forward=forward, loss=loss, **passes), 'passes')
   probe = jax.jit(
       lambda params, batch: loss(forward(params, batch.tokens), batch)[1])

@@ -20,20 +20,26 @@ def stream(key: jax.Array, name: str, counter: jax.Array | int) -> jax.Array:
 
 def descend(
     state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation, microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step; does not count as a step of the loop.
 
   What is frozen has neither gradient nor moments. With a loss or gradient that
-  is not finite nothing is changed, and the metric `skipped` is 1.
+  is not finite nothing is changed, and the metric `skipped` is 1. Gradients of
+  `microbatches` parts of the batch are made one after the other and added up,
+  each by its share of the tokens that count: the gradient of the whole, for a
+  loss that is a mean over tokens.
   """
   trained = trees.trained(state.params)
-  batch = sharding.rows(batch, 'a batch')
 
-  def objective(trained):
-    return loss(forward({**state.params, **trained}, batch.tokens), batch)
+  def objective(trained, part):
+    return loss(forward({**state.params, **trained}, part.tokens), part)
 
-  told, grads = jax.value_and_grad(objective, has_aux=True)(trained)
+  graded = jax.value_and_grad(objective, has_aux=True)
+  if microbatches == 1:
+    told, grads = graded(trained, sharding.rows(batch, 'a batch'))
+  else:
+    told, grads = accumulated(graded, trained, batch, microbatches)
   (value, metrics), grads = (
       sharding.everywhere(told), sharding.parameters(grads))
   norm = optax.tree.norm(grads)
@@ -55,18 +61,51 @@ def descend(
   return state._replace(params=params, opt_state=opt_state), metrics
 
 
+def accumulated(
+    graded: Callable, trained: PyTree, batch: PyTree, count: int,
+) -> tuple[PyTree, PyTree]:
+  """What `graded` gives of the whole batch, from `count` parts of it.
+
+  Numbers that are whole are added up, others averaged over tokens.
+  ValueError when its rows do not split so.
+  """
+  rows = batch.tokens.shape[0]
+  if count < 1 or rows % count:
+    raise ValueError(f'{rows} rows do not split into {count} microbatches')
+  # Every count-th row, so that each part has rows of every device.
+  parts = jax.tree.map(lambda x: x.reshape(
+      rows // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+  tokens = jnp.sum(parts.mask, axis=(1, 2))
+  shares = tokens / jnp.maximum(jnp.sum(tokens), 1)
+
+  def add(total, given):
+    part, share = given
+    told, grads = graded(trained, sharding.rows(part, 'a microbatch'))
+    whole = lambda x: jnp.issubdtype(x.dtype, jnp.integer)  # a count
+    return jax.tree.map(
+        lambda t, x: t + (x if whole(x) else share * x), total,
+        (told, sharding.parameters(grads))), None
+
+  like = jax.eval_shape(
+      lambda: graded(trained, jax.tree.map(lambda x: x[0], parts)))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+  return jax.lax.scan(add, zeros, (parts, shares))[0]
+
+
 def gradient_step(
     state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformation, microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """One batch, one optimizer step: SFT and every offline objective."""
-  state, metrics = descend(state, batch, forward=forward, loss=loss, tx=tx)
+  state, metrics = descend(state, batch, forward=forward, loss=loss, tx=tx,
+                           microbatches=microbatches)
   return state._replace(step=state.step + 1), metrics
 
 
 def minibatch_epochs(
     state: TrainState, data: PyTree, *, forward: Callable, loss: Callable,
     tx: optax.GradientTransformation, epochs: int, minibatches: int,
+    microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """Several epochs over one rollout in shuffled minibatches: PPO.
 
@@ -84,8 +123,9 @@ def minibatch_epochs(
     parts = jax.tree.map(
         lambda x: x[order].reshape(minibatches, -1, *x.shape[1:]), data)
     return jax.lax.scan(
-        lambda s, part: descend(s, part, forward=forward, loss=loss, tx=tx),
-        state, parts)
+        lambda s, part: descend(
+            s, part, forward=forward, loss=loss, tx=tx,
+            microbatches=microbatches), state, parts)
 
   state, metrics = jax.lax.scan(epoch, state, jnp.arange(epochs))
   first = {f'first_{k}': v[0, 0] for k, v in metrics.items()

@@ -9,8 +9,11 @@ import optax
 import pytest
 from jaxtyping import Array, Int
 
+from rlft import policy
+from rlft.objectives import sft
 from rlft.training import steps
-from rlft.types import TrainState
+from rlft.types import Batch, TrainState
+from tests import tiny
 
 ROWS, EPOCHS, MINIBATCHES = 8, 3, 4
 
@@ -147,3 +150,33 @@ def test_streams_are_apart_and_repeat():
   assert len(set(drawn.values())) == len(drawn)
   again = jax.random.key_data(steps.stream(key, 'rollout', 3)).tolist()
   assert tuple(again) == drawn['rollout', 3]
+
+
+@pytest.mark.parametrize('count', [2, 3, 6])
+def test_microbatches_make_the_gradient_of_the_whole(count):
+  """Of rows with unlike numbers of tokens that count."""
+  rng = np.random.default_rng(0)
+  model, params = tiny.model(), tiny.initialised()
+  tokens = jnp.asarray(rng.integers(1, model.vocabulary, (6, 9)), jnp.int32)
+  mask = jnp.asarray(np.arange(9)[None] > rng.integers(0, 8, (6, 1)))
+  tx = optax.sgd(0.1)
+  state = TrainState(
+      jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(0))
+
+  def step(microbatches):
+    return jax.jit(functools.partial(
+        steps.gradient_step, loss=sft.loss, tx=tx, microbatches=microbatches,
+        forward=functools.partial(policy.forward, model)))(
+            state, Batch(tokens, mask))
+
+  (whole, told), (parts, others) = step(1), step(count)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(
+      np.asarray(a), np.asarray(b), atol=2e-6), whole.params, parts.params)
+  for key in ('loss', 'grad_norm', 'update_norm'):
+    assert float(others[key]) == pytest.approx(float(told[key]), rel=1e-5), key
+
+
+def test_microbatches_that_do_not_split_are_refused():
+  with pytest.raises(ValueError, match='6 rows do not split into 4 microb'):
+    steps.accumulated(len, None, Batch(
+        jnp.zeros((6, 2), jnp.int32), jnp.ones((6, 2), bool)), 4)
