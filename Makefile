@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	-c $(CONSTRAINTS)
 
-.PHONY: demo test lint smoke smoke-demo smoke-qwen notebooks multi bench \
+.PHONY: demo test test-slow lint smoke smoke-demo smoke-qwen notebooks multi bench \
 	fuzz parity parity-full faults faults-full clean
 
 demo: $(VENV)/.installed
@@ -18,6 +18,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.tested
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=loadfile \
 		--no-loadscope-reorder
+
+# the tests that take long, one by one, and are left out of `make test`
+test-slow: $(VENV)/.tested
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=loadfile -m slow
 
 lint: $(VENV)/.linted
 	$(VENV)/bin/ruff check .

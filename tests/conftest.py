@@ -1,4 +1,5 @@
 """Every test runs on the CPU, on eight devices, and draws the same numbers."""
+import gc
 import os
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -26,3 +27,9 @@ def one_device():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sharding, 'devices', lambda: jax.devices()[:1])
     yield
+
+
+@pytest.fixture(autouse=True, scope='module')
+def small_heap():
+  """A run collects garbage as it ends: not that of all tests before it."""
+  gc.freeze()

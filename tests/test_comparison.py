@@ -349,6 +349,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
 '''
 
 
+@pytest.mark.slow
 def test_memory_is_for_one_matrix_however_many_there_are(tmp_path):
   """The peak over many matrices and a large embedding."""
   rng = np.random.default_rng(0)

@@ -193,9 +193,9 @@ def traced(monkeypatch):
     return sample(model, params, prompts, *args, **options)
 
   monkeypatch.setattr(policy, 'sample', noted)
-  episodes.completer.cache_clear()
+  episodes.sampler.cache_clear()
   yield widths
-  episodes.completer.cache_clear()
+  episodes.sampler.cache_clear()
 
 
 def contexts_of(*lengths):

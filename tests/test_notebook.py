@@ -12,6 +12,7 @@ from tests import llama
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_comparison_runs(tmp_path, monkeypatch):
   before = llama.tensors()
   for name, tensors in (('BEFORE', before), ('AFTER', llama.moved(before))):

@@ -124,6 +124,7 @@ def in_words(names):
           if '/d/' not in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', CONFIGS)
 def test_a_run_is_what_it_is_on_a_disk(disk, world, kind):
   assert str(run(kind, 'gs://bucket/runs/a')) == 'gs://bucket/runs/a'
@@ -197,6 +198,7 @@ def killed_at(world, name, run_dir):
   assert process.returncode == -signal.SIGKILL, said
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_in_a_save_goes_on(disk, world):
   """The half of step 2 is no step; rows beyond step 0 are made again."""
   killed_at(world, 'a/checkpoints/000002/commit_success.txt', 'gs://bucket/a')
@@ -462,6 +464,7 @@ def test_a_model_goes_out_from_a_bucket(world, tmp_path):
   assert test_exchange.files(tmp_path / 'out') == test_exchange.files(source)
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_its_report_there(disk, world, capfd):
   config = ml_collections.ConfigDict(dict(
       name='toy', order=('sft', 'rotation'), stages=dict(

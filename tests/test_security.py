@@ -112,6 +112,7 @@ def leaks(folder: pathlib.Path, secrets) -> list[str]:
   return found
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_has_a_secret_of_its_surroundings(tmp_path):
   """Nor what is printed, also where it goes wrong."""
   file, runs = tmp_path / 'toy.py', tmp_path / 'runs'

@@ -29,6 +29,7 @@ def config_of(name, **env):
   return config
 
 
+@pytest.mark.slow
 def test_a_run_of_a_chat(tmp_path):
   """Two updates; the first ratio of a turn is 1, and the weights move."""
   api.run(config_of('turn_ppo'), tmp_path / 'run')

@@ -13,6 +13,7 @@ from rlft.ops import trees
 from rlft.training import checkpoint, metrics
 from tests import tiny
 
+pytestmark = pytest.mark.slow
 WHAT = dict(select=r'(query|out)/kernel$', draws=1, top=0.1)
 
 

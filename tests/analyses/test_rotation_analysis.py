@@ -311,6 +311,7 @@ def test_numbers_without_a_value_are_null():
   assert not any(row[k] for k in row if k.startswith('exceeds'))
 
 
+@pytest.mark.slow
 def test_decompositions_are_one_per_draw_and_one_for_the_floor(monkeypatch):
   before, after = weights(0), updated(weights(0), weights(1), .1)
   # What a comparison factors inside is traced by now, and not counted.

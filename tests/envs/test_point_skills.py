@@ -81,6 +81,7 @@ def test_translates_hands_that_nobody_can_solve():
   assert len(hopeless) > 20
 
 
+@pytest.mark.slow
 def test_exercises_keep_off_the_hands_that_the_game_holds_out():
   rng = np.random.default_rng(1)
   held = {

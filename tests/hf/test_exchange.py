@@ -92,6 +92,7 @@ def run_from(init: str, run_dir: pathlib.Path, **changes):
   return api.run(config, run_dir)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_run_is_exported_as_the_first_directory(tmp_path):
   """Through an imported run and one that starts from it."""
   source = directory(tmp_path / 'hf', dtype=ml_dtypes.bfloat16, shards=2)
@@ -112,6 +113,7 @@ def test_a_run_of_a_run_is_exported_as_the_first_directory(tmp_path):
         got[path], x.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_a_directory(tmp_path):
   source = directory(tmp_path / 'hf')
   run_from(f'hf:{source}', tmp_path / 'sft')
@@ -179,6 +181,7 @@ def test_what_cannot_be_imported_leaves_nothing(tmp_path, spoil, complaint):
   assert [p.name for p in tmp_path.iterdir()] == ['hf']
 
 
+@pytest.mark.slow
 def test_an_inherited_tokenizer_is_told_what_its_own_run_told_it(tmp_path):
   source = directory(tmp_path / 'hf')
   day = dict(date_string='01 Feb 2025')

@@ -30,6 +30,7 @@ print((kilobytes('VmHWM') - before) * 1024 - size)
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.is_file(), reason='needs /proc')
 @pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
 def test_memory_beyond_the_parameters_is_small(dtype, tmp_path):

@@ -241,6 +241,7 @@ CODE = [
 ]
 
 
+@pytest.mark.slow
 def test_no_text_raises_or_hangs():
   rng = np.random.default_rng(3)
   for i in range(6000):

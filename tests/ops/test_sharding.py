@@ -54,6 +54,7 @@ def test_rows_that_do_not_split_are_refused_where_it_matters(monkeypatch):
     assert kept.is_fully_replicated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('make', [tiny.sft_config, tiny.rl_config])
 def test_rows_that_do_not_split_are_refused_before_anything_is_saved(
     monkeypatch, tmp_path, make):

@@ -100,6 +100,7 @@ def six_passes(a, b):
   return small + (dot(a1, b2) + dot(a2, b1)) + dot(a1, b1)
 
 
+@pytest.mark.slow
 def test_accuracy_with_products_of_bfloat16_passes(monkeypatch):
   used = []
   monkeypatch.setattr(

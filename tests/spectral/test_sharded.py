@@ -257,6 +257,7 @@ print('the same to the bit')
 '''
 
 
+@pytest.mark.slow
 def test_sharded_is_unsharded_to_the_bit():
   """In a process of its own: how many threads share a sum is settled there."""
   root = Path(__file__).parents[2]

@@ -48,6 +48,7 @@ def latest(run_dir):
 
 
 # reads that Orbax has given up end after their event loop has
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 @pytest.mark.parametrize('item', ITEMS)
 def test_a_flipped_bit_is_seen_or_changes_nothing(run_dir, item):
