@@ -26,6 +26,8 @@ test-slow: $(VENV)/.tested
 lint: $(VENV)/.linted
 	$(VENV)/bin/ruff check .
 
+QUICK = --xla_backend_optimization_level=0 \
+	--xla_cpu_use_fusion_emitters=false
 # both at once; most of each is compilation, of which the second does less than
 # a run does by itself (as the tests do, see tests/conftest.py)
 smoke: $(VENV)/.installed
@@ -38,9 +40,7 @@ smoke-demo:
 		--run_dir=runs/smoke
 smoke-qwen:
 	rm -rf runs/smoke_qwen
-	XLA_FLAGS='--xla_backend_optimization_level=0 \
-		--xla_cpu_use_fusion_emitters=false' \
-		$(VENV)/bin/rlft run --run_dir=runs/smoke_qwen \
+	XLA_FLAGS='$(QUICK)' $(VENV)/bin/rlft run --run_dir=runs/smoke_qwen \
 		--config=configs/general_points/qwen2_5_7b.py:smoke
 
 # the tour of notebooks/, whose study is a smoke study too
