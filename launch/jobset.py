@@ -98,12 +98,7 @@ def told(request: asked.Request) -> str:
 
 def main(argv: list[str]) -> int:
   """Exit code 2 and one line for what cannot be launched."""
-  try:
-    print(told(asked.read('gke', argv)))
-  except (ValueError, OSError) as error:
-    print(f'launch: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
-  return 0
+  return asked.answer(lambda: told(asked.read('gke', argv)))
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ is the one place that judges what a caller typed; nothing of it is evaluated.
 """
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,8 +139,13 @@ def main(argv: list[str]) -> int:
   if not argv or argv[0] not in TOOLS:
     print(f'launch: name one of {", ".join(TOOLS)} first', file=sys.stderr)
     return 2
+  return answer(lambda: '\n'.join(lines(read(argv[0], argv[1:]))))
+
+
+def answer(make: Callable[[], str]) -> int:
+  """Prints it; exit code 2 and one line for what cannot be launched."""
   try:
-    print('\n'.join(lines(read(argv[0], argv[1:]))))
+    print(make())
   except (ValueError, OSError) as error:
     print(f'launch: {" ".join(str(error).split())}', file=sys.stderr)
     return 2

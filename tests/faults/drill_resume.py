@@ -63,14 +63,14 @@ def test_killed_again_and_again_at_random_moments(whole, tmp_path, kind):
 
 
 @pytest.mark.parametrize('variant, where, processes', every([
-    ('sft', 'soon:update:7', 1), ('rl', 'soon:rollout:20', 2),
+    ('sft', 'soon:update:7', 1), ('rl', 'soon:rollout:20', 1),
     ('rl', 'soon:evaluation:2', 1), ('sft', 'soon:save:4', 2),
     ('rl', 'killed:save:3', 1)]))
 def test_killed_in_the_middle_of(whole, tmp_path, variant, where, processes):
   wanted, _ = whole(variant)
   run_dir = tmp_path / 'run'
   done = drill.run(variant, run_dir, struck=where, **layout(processes))
-  assert done.code == 137 if processes == 2 else -9, done.said
+  assert done.code == (137 if processes == 2 else -9), done.said
   done = drill.run(variant, run_dir, **layout(processes))
   assert done.code == 0, done.said
   drill.same(run_dir, wanted)
@@ -89,9 +89,9 @@ def test_two_processes_go_on_as_one(whole, tmp_path, variant):
 
 
 @pytest.mark.parametrize('variant, where, processes', every([
-    ('sft', 'SIGTERM:update:5', 2), ('rl', 'SIGTERM:rollout:30', 2),
+    ('sft', 'SIGTERM:update:5', 2), ('rl', 'SIGTERM:rollout:30', 1),
     ('rl', 'SIGTERM:evaluation:2', 1), ('sft', 'SIGINT:update:5', 2),
-    ('rl', 'SIGINT:rollout:30', 1)]))
+    *([('rl', 'SIGINT:rollout:30', 1)] if FULL else [])]))
 def test_a_signal_to_any_saves_on_all(
     whole, tmp_path, variant, where, processes):
   wanted, _ = whole(variant)
