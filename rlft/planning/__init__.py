@@ -109,7 +109,10 @@ def roofline(row: dict[str, Any], at: Topology) -> dict[str, Any]:
 
 
 def _too_large(program, at: Topology, error: Exception) -> dict[str, Any]:
-  """The row of a program that the compiler refuses for its size."""
+  """The row of a program that the compiler refuses for its size.
+
+  It says what the temporaries alone would take.
+  """
   told = re.search(r'\(([\d.]+)([KMG])\) exceeds', str(error))
   if 'RESOURCE_EXHAUSTED' not in str(error) or not told:
     raise error

@@ -57,7 +57,7 @@ def name(mesh):
 
 
 @pytest.mark.parametrize('mesh', MESHES, ids=name)
-@pytest.mark.parametrize('kind', ['nano', 'qwen2'])
+@pytest.mark.parametrize('kind', ['tiny', 'qwen2'])
 def test_sft_is_that_of_one_device(kind, mesh, folder, tmp_path):
   same(kind, mesh, folder, tmp_path)
 

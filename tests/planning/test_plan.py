@@ -83,3 +83,15 @@ def test_advice_is_one_that_can_be_typed():
   config = tiny.sft_config()
   said = planning.advice({'name': 'sft'}, config)
   assert '--config.model.remat=block' in said and 'mesh.fsdp=-1' in said
+
+
+def test_one_that_the_compiler_refuses_for_its_size_does_not_fit():
+  """As libtpu words it; any other error goes on."""
+  at = topologies.Topology('v5e:4x4', 'tpu', [], topologies.CHIPS['v5e'])
+  program = programs.Program('sft', None, ())
+  said = ('RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory '
+          'required for HLO temporaries (40.58G) exceeds available HBM (16G)')
+  row = planning._too_large(program, at, RuntimeError(said))
+  assert row['fits'] is False and row['hbm_bytes'] == 40.58 * 2**30
+  with pytest.raises(RuntimeError, match='INTERNAL'):
+    planning._too_large(program, at, RuntimeError('INTERNAL: (4G) exceeds'))
