@@ -198,7 +198,8 @@ def tell(section: Any) -> str:
   if isinstance(section, str):
     return section
   return ', '.join(
-      f'{k}={v!r}' for k, v in dict(section).items() if v and k != 'dtype')
+      f'{k}={v!r}' for k, v in dict(section).items()
+      if v and k not in ('dtype', 'remat'))
 
 
 def rehearse(loss: Callable, advantages: Callable | None) -> bool:

@@ -40,7 +40,7 @@ def skeleton() -> ml_collections.ConfigDict:
       lora=dict(rank=0, alpha=16.0, select=''),
       # a preset, or the fields of a shape; neither: as the model of init
       model=dict(name='transformer', preset='nano', dtype='float32',
-                 shape=EMPTY()),
+                 remat='none', shape=EMPTY()),
       env=EMPTY(),
       evals=EMPTY(),
       experience=EMPTY(),

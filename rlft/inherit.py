@@ -46,8 +46,9 @@ def _complete(
   made = known[stage] if stage in known else weights.config_of(origin)
   with config.unlocked():
     if open_model:
-      dtype = config.model.get('dtype', 'float32')
-      config.model = {**dict(made['model']), 'dtype': dtype}
+      own = {'dtype': 'float32', 'remat': 'none', **config.model.to_dict()}
+      config.model = {**dict(made['model']), **{
+          k: own[k] for k in ('dtype', 'remat')}}  # how it computes
     if open_words:
       config.tokenizer = made['tokenizer']
       if not config.get('chat'):  # the same words, opened as they were

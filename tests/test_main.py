@@ -82,7 +82,7 @@ def test_a_finished_run_runs_again_to_no_effect(file, finished, capfd):
     (['--config.init=asset:none'], "no asset 'none'"),
     (['--config.init=FINISHED@99'], 'no step 99 in'),
     (['--config.model.preset=nano', '--config.init=FINISHED@4'],
-     "was made with the model name='transformer', preset='tiny', not with"),
+     "was made with the model name='transformer', preset='tiny'"),
     (['--config.objective.name=pop'], "no 'pop' in rlft/objectives"),
     (['--config.evaluate.steps=0,99'], 'step 99 is beyond num_steps 4'),
     (['--confg=x.py'], 'no flag --confg; known: --config, --run_dir'),

@@ -78,13 +78,14 @@ def start(paper: Paper, words: set[str]) -> ConfigDict:
   """What all stages share: the model, its words, its evaluations."""
   config = door.skeleton()
   config.model = dict(name='transformer', preset='', dtype='bfloat16',
-                      shape=door.EMPTY())
+                      remat='block', shape=door.EMPTY())
   config.init = f'hf:{paper.directory}'
   config.tokenizer = f'hf:{paper.directory}'
   if 'smoke' in words:
     config.init, config.tokenizer = '', f'asset:{paper.chat}'
     config.model.shape = paper.shape
     config.model.dtype = 'float32'
+    config.model.remat = 'none'
   config.evals = panel(paper, words)
   return config
 
