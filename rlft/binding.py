@@ -23,7 +23,7 @@ from rlft import (
     weights,
 )
 from rlft.adapters import lora, value_head
-from rlft.ops import sharding
+from rlft.ops import sharding, trees
 from rlft.training import optimizer, steps
 from rlft.types import Source, TrainState
 
@@ -44,8 +44,8 @@ def build(config: ml_collections.ConfigDict) -> Job:
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   model, params = build_params(config, words)
   update, tx, probe = build_update(config, model)
-  source = build_source(config, model, words, jax.tree.map(
-      jnp.copy, {'policy': lora.merge(params)['policy']}))
+  source = build_source(config, model, words, trees.copied(
+      {'policy': lora.merge(params)['policy']}))
   state = TrainState(
       jnp.zeros((), jnp.int32), params,
       jax.jit(lambda params: sharding.parameters(tx.init(params)))(params),

@@ -207,13 +207,15 @@ def rehearse(loss: Callable, advantages: Callable | None) -> bool:
 
   They are NaN here, which is what the loss then is.
   """
-  number, truth = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
-  tokens, unknown = jnp.zeros((1, 2), jnp.int32), jnp.full((1, 2), jnp.nan)
-  batch = Batch(tokens, truth)
-  if advantages is not None:
-    batch = advantages(Rollout(
-        tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number, number,
-        unknown, number))
-  value, _ = loss(
-      Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)
-  return math.isnan(value)
+  def value():
+    number, truth = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
+    tokens, unknown = jnp.zeros((1, 2), jnp.int32), jnp.full((1, 2), jnp.nan)
+    batch = Batch(tokens, truth)
+    if advantages is not None:
+      batch = advantages(Rollout(
+          tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number,
+          number, unknown, number))
+    return loss(
+        Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)[0]
+
+  return math.isnan(jax.jit(value)())  # one program, not one for each step

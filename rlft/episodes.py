@@ -143,8 +143,6 @@ def play(
   Sample i of turn t uses fold_in(fold_in(key, i), t). A chat's turn that met
   no stop is closed before the feedback; the policy did not write that token.
   """
-  row_keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      key, jnp.arange(len(tasks)))
   episodes = []
   for task in tasks:
     prompt = tokenizer.opening(task.prompt)
@@ -156,10 +154,9 @@ def play(
   for turn in range(tries):
     if not active:
       break
-    keys = jax.vmap(jax.random.fold_in, (0, None))(
-        row_keys[np.array(active)], turn)
     new, scores = complete(
-        params, [episodes[i].tokens for i in active], keys)
+        params, [episodes[i].tokens for i in active],
+        _keys(key, np.array(active), turn))
     still = []
     for i, tokens, log_p in zip(active, new, scores, strict=True):
       reply = _answer(episodes[i], tokens, log_p, respond, tokenizer, turn)
@@ -170,6 +167,12 @@ def play(
         still.append(i)
     active = still
   return episodes
+
+
+@jax.jit
+def _keys(key, rows, turn):
+  fold = lambda row: jax.random.fold_in(jax.random.fold_in(key, row), turn)
+  return jax.vmap(fold)(rows)
 
 
 def _answer(episode, tokens, scores, respond, tokenizer, turn) -> Turn:

@@ -95,7 +95,7 @@ def starting_policy(job: Job, manager) -> Any:
   if 0 in manager.all_steps():
     return lora.merge(checkpoint.restore_params(
         manager, 0, job.state.params))['policy']
-  return jax.tree.map(jnp.copy, lora.merge(job.state.params)['policy'])
+  return trees.copied(lora.merge(job.state.params)['policy'])
 
 
 def agree(config, at: Position) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 
+@jax.jit
 def make(policy: PyTree) -> PyTree:
   """A critic that starts as the policy, with a value head of zeros."""
   width = policy['final_norm']['scale'].shape[0]

@@ -49,7 +49,14 @@ def make(
       max_new_tokens=max_new_tokens, temperature=temperature,
       decoding=decoding)
   score = scorer(model, temperature)
-  assign = jax.jit(advantages)
+
+  @jax.jit
+  def assign(rollout):
+    zero = lambda x: jnp.where(rollout.mask, x, 0.0)
+    return advantages(rollout._replace(
+        rewards=rollout.rewards * reward_scale,
+        log_probs=zero(rollout.log_probs), values=zero(rollout.values),
+        ref_log_probs=zero(rollout.ref_log_probs)))
 
   def next_batch(state, params, metrics, key):
     del metrics
@@ -62,14 +69,9 @@ def make(
                for e in played]
     arrays, sampled = to_arrays(played, weights, tokenizer.pad, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
-    mask = arrays['mask']
-    rollout = Rollout(
-        **{**arrays, 'rewards': arrays['rewards'] * reward_scale},
-        prompt_ids=jnp.repeat(jnp.arange(prompts, dtype=jnp.int32), group),
-        log_probs=jnp.where(mask, log_p, 0.0),
-        ref_log_probs=jnp.where(mask, ref_log_p, 0.0),
-        values=jnp.where(mask, values, 0.0))
-    experience = assign(rollout)
+    experience = assign(Rollout(
+        **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
+        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group)))
     measured = measure(played, experience, sampled)
     if decoding:
       measured['decoding_kl'] = decoding_kl(played)
@@ -115,7 +117,7 @@ def weigh(
 def to_arrays(
     played: list[episodes.Episode], weights: list[list[float]], pad: int,
     length: int,
-) -> tuple[dict[str, jax.Array], np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Episodes as the arrays of a Rollout, and the sampler's log-probs.
 
   Prompts are left-padded so that first completions start in one column.
@@ -138,7 +140,7 @@ def to_arrays(
       'weights': packed(weights, 0.0, np.float32),
   }
   sampled = column('log_probs', 0.0, np.float32)
-  return {k: jnp.asarray(v) for k, v in arrays.items()}, sampled
+  return arrays, sampled
 
 
 def decoding_kl(played: list[episodes.Episode]) -> float:

@@ -129,6 +129,12 @@ def _finite(leaves: dict[str, Array]) -> dict[str, Bool[Array, '']]:
   return {path: jnp.isfinite(x).all() for path, x in leaves.items()}
 
 
+@jax.jit
+def copied(tree: PyTree) -> PyTree:
+  """The same numbers in buffers of their own."""
+  return jax.tree.map(jnp.copy, tree)
+
+
 def fingerprint(tree: PyTree) -> str:
   """32 hex digits that depend on every bit, name, shape and dtype.
 
@@ -141,17 +147,20 @@ def fingerprint(tree: PyTree) -> str:
 
 def fingerprints(tree: PyTree) -> dict[str, str]:
   """Path -> 'dtype shape hash' of each leaf, hash of 16 hex digits."""
-  kinds, sums = {}, {}
+  kinds, sums, whole = {}, {}, {}
   for path, leaf in named(tree).items():
     leaf = leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
       raise ValueError(f'{path} is {leaf.dtype}: fingerprint its parts instead')
     kinds[path] = f'{leaf.dtype} {list(leaf.shape)}'
-    sums[path] = _sums(_storable(leaf))
-    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
-      # One sum over devices at a time: on CPUs several can wait for each other.
-      jax.block_until_ready(sums[path])
-  return {  # fetched at once: on one device all are under way by now
+    if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) == 1:
+      whole[path] = _storable(leaf)
+      continue
+    # One at a time: of the host's not all go to a device at once, and on CPUs
+    # several sums over devices can wait for each other.
+    sums[path] = jax.block_until_ready(_sums(_storable(leaf)))
+  sums |= _all_sums(whole)
+  return {
       path: f'{kinds[path]} {int(first):08x}{int(second):08x}'
       for path, (first, second) in jax.device_get(sums).items()
   }
@@ -203,6 +212,12 @@ def _sums(leaf: Any) -> tuple[UInt32[Array, ''], UInt32[Array, '']]:
   return tuple(jax.lax.reduce(
       (first, second), (np.uint32(0), np.uint32(0)), add,
       tuple(range(words.ndim))))
+
+
+@jax.jit
+def _all_sums(leaves: dict[str, Any]) -> dict[str, Any]:
+  """One program for all of a tree, whatever shapes it has."""
+  return {path: _sums(leaf) for path, leaf in leaves.items()}
 
 
 def _mix(x: UInt32[Array, '...']) -> UInt32[Array, '...']:
