@@ -159,10 +159,9 @@ def compile_update(
   """The jitted update, its state donated; its optimizer; its loss alone."""
   passes = dict(passes)
   several = {'epochs', 'minibatches'} & set(passes)
-  tx = complete(parts.fill(
-      optimizer.make, 'optimizer', **dict(settings),
-      num_steps=num_steps * math.prod(passes[k] for k in several)),
-      'optimizer')()
+  tx = build_optimizer(
+      **dict(settings),
+      num_steps=num_steps * math.prod(passes[k] for k in several))
   forward = functools.partial(policy.forward, model, temperature=temperature)
   loss = parts.bind('objectives', 'loss', **dict(objective))
   step = complete(parts.fill(
@@ -171,6 +170,27 @@ def compile_update(
   probe = jax.jit(
       lambda params, batch: loss(forward(params, batch.tokens), batch)[1])
   return jax.jit(step, donate_argnums=0), tx, probe
+
+
+def build_optimizer(*, name: str = 'adamw', **settings: Any) -> Any:
+  """The section `optimizer`: settings of scale() of rlft/optimizers/NAME.py,
+  and of training.optimizer, which makes groups of it.
+
+  ValueError for a setting that neither takes, and for one that is missing.
+  """
+  scale = parts.load('optimizers', name).scale
+  known = {**inspect.signature(optimizer.make).parameters,
+           **inspect.signature(scale).parameters}
+  known.pop('scale')
+  unknown = sorted(set(settings) - set(known))
+  if unknown:
+    raise ValueError(f'optimizer {name} takes no {unknown[0]}; known: '
+                     f'{", ".join(known)}')
+  its = {k: settings.pop(k) for k in inspect.signature(scale).parameters
+         if k in settings}
+  scale = parts.fill(scale, 'optimizer', **its)()
+  return complete(parts.fill(
+      optimizer.make, 'optimizer', **settings, scale=scale), 'optimizer')()
 
 
 def build_model(section, words: tokenizer.Tokenizer) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ LAYERS = (
     ('objectives',),
     ('policy', 'episodes'),
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
-     'transforms'),
+     'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
      'records'),
     ('types', 'pulse', 'paths', 'usage'),

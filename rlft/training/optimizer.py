@@ -42,17 +42,19 @@ SCHEDULES: dict[str, Callable] = {
 
 
 def make(
-    *, num_steps: int, learning_rate: float, schedule: str = 'constant',
-    warmup_steps: int = 0, horizon: int = 0,
+    *, scale: optax.GradientTransformation, num_steps: int,
+    learning_rate: float, schedule: str = 'constant', warmup_steps: int = 0,
+    horizon: int = 0,
     critic_learning_rate: float | None = None,
     critic_warmup_steps: int | None = None,
-    b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
-    eps_root: float = 0.0, weight_decay: float = 0.0, clip_norm: float = 1.0,
+    weight_decay: float = 0.0, clip_norm: float = 1.0,
     spike_sigmas: float = 0.0, spike_window: int = 128,
 ) -> optax.GradientTransformation:
-  """AdamW per group of parameters: 'policy' and, where there is one, 'critic'.
+  """The optimizer of each group: 'policy' and, where there is one, 'critic'.
 
-  Adapters are the policy's: what is said of it here, its decay too, is of them.
+  A step is the rate times the direction `scale` plus decoupled decay (arXiv
+  1711.05101). Adapters are the policy's: what is said of it here, its decay
+  too, is of them.
 
   Gradients are clipped per group, so that a critic's error does not shrink the
   policy's step. The critic's rate and warm-up are the policy's unless given: a
@@ -69,10 +71,10 @@ def make(
   def group(rate, warmup):
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
-        optax.adamw(
-            SCHEDULES[schedule](rate, warmup, horizon or num_steps),
-            b1=b1, b2=b2,
-            eps=eps, eps_root=eps_root, weight_decay=weight_decay))
+        optax.chain(
+            scale, optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(
+                SCHEDULES[schedule](rate, warmup, horizon or num_steps))))
 
   given = lambda own, other: other if own is None else own
   critic = group(given(critic_learning_rate, learning_rate),

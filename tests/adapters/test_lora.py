@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft import policy
+from rlft import binding, policy
 from rlft.adapters import lora, value_head
 from rlft.objectives import ppo, sft
 from rlft.ops import modules, trees
-from rlft.training import optimizer, steps
+from rlft.training import steps
 from rlft.types import Batch, Experience, Rollout, TrainState
 from tests.adapters import families
 from tests.adapters.families import FAMILIES, TOKENS
 
 KEY = jax.random.key(4)
-TX = optimizer.make(num_steps=9, learning_rate=1e-2)
+TX = binding.build_optimizer(num_steps=9, learning_rate=1e-2)
 
 
 def adapted(family, select='kernel$', noise=0.1, **options):

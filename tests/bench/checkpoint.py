@@ -99,10 +99,10 @@ def step_of(shape: str):
   import jax
   import jax.numpy as jnp
 
-  from rlft import policy
+  from rlft import binding, policy
   from rlft.models import transformer
   from rlft.objectives import sft
-  from rlft.training import optimizer, steps
+  from rlft.training import steps
   from rlft.types import Batch, TrainState
 
   width, layers, heads, kv_heads, hidden, vocabulary = models.SHAPES[shape]
@@ -114,7 +114,7 @@ def step_of(shape: str):
       jax.random.key(1), models.ROWS[shape], 1, vocabulary)
   batch = Batch(tokens, jnp.ones(tokens.shape, bool).at[
       :, :tokens.shape[1] // 4].set(False))
-  tx = optimizer.make(num_steps=100, learning_rate=3e-4)
+  tx = binding.build_optimizer(num_steps=100, learning_rate=3e-4)
   step = jax.jit(functools.partial(
       steps.gradient_step, forward=functools.partial(policy.forward, model),
       loss=sft.loss, tx=tx), donate_argnums=0)

@@ -55,10 +55,10 @@ def ours(shape: str, dtype: str = 'float32') -> tuple[Callable, ...]:
   import jax
   import jax.numpy as jnp
 
-  from rlft import policy
+  from rlft import binding, policy
   from rlft.models import transformer
   from rlft.objectives import sft
-  from rlft.training import optimizer, steps
+  from rlft.training import steps
   from rlft.types import Batch, TrainState
 
   width, layers, heads, kv_heads, hidden, vocabulary = SHAPES[shape]
@@ -72,7 +72,7 @@ def ours(shape: str, dtype: str = 'float32') -> tuple[Callable, ...]:
       jax.random.key(1), (rows, length), 1, vocabulary)
   batch = Batch(tokens, jnp.ones(tokens.shape, bool).at[:, :length // 4].set(
       False))
-  tx = optimizer.make(num_steps=100, learning_rate=3e-4)
+  tx = binding.build_optimizer(num_steps=100, learning_rate=3e-4)
   step = jax.jit(functools.partial(
       steps.gradient_step, forward=functools.partial(policy.forward, model),
       loss=sft.loss, tx=tx), donate_argnums=0)

@@ -13,10 +13,10 @@ import time
 import jax
 import jax.numpy as jnp
 
-from rlft import policy
+from rlft import binding, policy
 from rlft.models import transformer
 from rlft.objectives import sft
-from rlft.training import optimizer, steps
+from rlft.training import steps
 from rlft.types import Batch, TrainState
 
 ROWS, PROMPT, NEW, VOCABULARY = 256, 16, 64, 134
@@ -76,7 +76,7 @@ def main() -> None:
 
 def train(model, params) -> None:
   """SFT at the study's shape: 64 rows of 36 tokens."""
-  tx = optimizer.make(num_steps=100, learning_rate=3e-4)
+  tx = binding.build_optimizer(num_steps=100, learning_rate=3e-4)
   tokens = jax.random.randint(
       jax.random.key(3), (64, 36), 4, VOCABULARY).at[:, 0].set(1)
   batch = Batch(tokens, jnp.ones(tokens.shape, bool).at[:, :12].set(False))

@@ -73,8 +73,9 @@ def test_killed_again_and_again_at_random_moments(whole, tmp_path, kind):
 
 @pytest.mark.parametrize('variant, where, processes', every([
     ('sft', 'soon:update:7', 1), ('rl', 'soon:rollout:20', 1),
-    ('rl', 'soon:evaluation:2', 1), ('sft', 'soon:save:4', 2),
-    ('rl', 'killed:save:3', 1)]))
+    ('sft', 'soon:evaluation:2', 1), ('sft', 'soon:save:4', 2),
+    *([('rl', 'soon:evaluation:2', 1), ('rl', 'killed:save:3', 1)]
+      if FULL else [])]))
 def test_killed_in_the_middle_of(whole, tmp_path, variant, where, processes):
   wanted, _ = whole(variant)
   run_dir = tmp_path / 'run'
@@ -85,7 +86,7 @@ def test_killed_in_the_middle_of(whole, tmp_path, variant, where, processes):
   drill.same(run_dir, wanted)
 
 
-@pytest.mark.parametrize('variant', ['sft', 'rl'] if FULL else ['rl'])
+@pytest.mark.parametrize('variant', ['sft', 'rl'] if FULL else ['sft'])
 def test_two_processes_go_on_as_one(whole, tmp_path, variant):
   wanted, _ = whole(variant)
   run_dir = tmp_path / 'run'
@@ -99,8 +100,9 @@ def test_two_processes_go_on_as_one(whole, tmp_path, variant):
 
 @pytest.mark.parametrize('variant, where, processes', every([
     ('sft', 'SIGTERM:update:5', 2), ('rl', 'SIGTERM:rollout:30', 1),
-    ('rl', 'SIGTERM:evaluation:2', 1), ('sft', 'SIGINT:update:5', 2),
-    *([('rl', 'SIGINT:rollout:30', 1)] if FULL else [])]))
+    ('sft', 'SIGTERM:evaluation:2', 1), ('sft', 'SIGINT:update:5', 1),
+    *([('rl', 'SIGTERM:evaluation:2', 1), ('rl', 'SIGINT:rollout:30', 1)]
+      if FULL else [])]))
 def test_a_signal_to_any_saves_on_all(
     whole, tmp_path, variant, where, processes):
   wanted, _ = whole(variant)

@@ -11,7 +11,7 @@ from tests import tiny
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   words = set(variant.split(','))
-  config = tiny.rl_config(6) if 'rl' in words else tiny.sft_config(24)
+  config = tiny.rl_config(5) if 'rl' in words else tiny.sft_config(12)
   # One layer: most of a drill is what a process does before its first step.
   config.model.update(preset='', shape={**presets.shape('tiny'), 'layers': 1})
   config.evaluate.every = 4

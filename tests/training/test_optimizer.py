@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlft import binding
 from rlft.training import optimizer
 
 PARAMS = {'policy': {'w': jnp.array([1.0, -2.0])},
@@ -18,7 +19,8 @@ GRADS = {'policy': {'w': jnp.array([0.3, -0.4])},
 @functools.cache
 def moved(count=1, scale=1.0, **options):
   """The parameters' total change in `count` steps of constant gradients."""
-  tx = optimizer.make(**(dict(num_steps=10, learning_rate=0.1) | options))
+  tx = binding.build_optimizer(
+      **(dict(num_steps=10, learning_rate=0.1) | options))
 
   @jax.jit
   def run(params, grads):
@@ -72,7 +74,8 @@ def test_every_option_has_an_effect(options):
   """On gradients that change, or equal moments would hide their decay."""
 
   def path(**options):
-    tx = optimizer.make(**(dict(num_steps=10, learning_rate=0.1) | options))
+    tx = binding.build_optimizer(
+        **(dict(num_steps=10, learning_rate=0.1) | options))
     params, state = {'policy': PARAMS['policy']}, None
     for scale in (1.0, -0.5, 0.1):
       state = tx.init(params) if state is None else state
@@ -130,11 +133,11 @@ def test_a_horizon_ends_the_schedule_later_than_the_run():
 
 def test_an_unknown_schedule_lists_the_known():
   with pytest.raises(ValueError, match="no schedule 'step'; known: constant"):
-    optimizer.make(num_steps=1, learning_rate=0.1, schedule='step')
+    binding.build_optimizer(num_steps=1, learning_rate=0.1, schedule='step')
 
 
 def test_a_policy_alone_needs_no_critic():
-  tx = optimizer.make(num_steps=1, learning_rate=0.1)
+  tx = binding.build_optimizer(num_steps=1, learning_rate=0.1)
   params = {'policy': PARAMS['policy']}
   changes, _ = jax.jit(tx.update)(
       {'policy': GRADS['policy']}, tx.init(params), params)

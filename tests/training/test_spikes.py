@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlft.training import optimizer, spikes, steps
+from rlft import binding
+from rlft.training import spikes, steps
 from rlft.types import TrainState
 
 W = 8
@@ -53,7 +54,7 @@ def test_a_level_that_stays_is_no_spike_for_ever():
 
 
 def test_a_spike_leaves_moments_and_parameters_and_is_told():
-  tx = optimizer.make(
+  tx = binding.build_optimizer(
       num_steps=100, learning_rate=.1, spike_sigmas=6.0, spike_window=W)
   loss = lambda outputs, batch: (jnp.sum(outputs), {})
 
