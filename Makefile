@@ -58,9 +58,9 @@ parity-full: export PARITY_DRAWS = 50
 parity-full: parity
 
 # runs that are killed, signalled, hung and made to differ, in processes of
-# their own
+# their own; three at a time, as they often wait
 faults: $(VENV)/.tested
-	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=load \
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 3 --dist=load \
 		--durations=20 -o python_files='drill_*.py' tests/faults
 
 faults-full: export FAULTS_KILLS = 30

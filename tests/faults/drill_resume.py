@@ -1,6 +1,4 @@
 """A run that is killed and resumed ends as one that was left alone."""
-import fcntl
-import json
 import os
 import random
 
@@ -18,30 +16,6 @@ def every(cases):
   """The cases, in the full tier each of them for one process and for two."""
   return [(*case[:-1], n) for case in cases for n in (1, 2)
           if FULL or n == case[-1]]
-
-
-@pytest.fixture(scope='session')
-def whole(tmp_path_factory):
-  """Kind -> a run of two devices that nothing befell, and its seconds.
-
-  Made once for all workers, by the first that asks.
-  """
-  folder = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    folder = folder.parent
-
-  def run(variant):
-    run_dir, told = folder / f'whole_{variant}', folder / f'{variant}.json'
-    with open(folder / f'{variant}.lock', 'w') as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)
-      if not told.exists():
-        drill.run(variant, folder / f'first_{variant}', devices=2)  # compiles
-        done = drill.run(variant, run_dir, devices=2)
-        assert done.code == 0, done.said
-        told.write_text(json.dumps(done.seconds))
-    return run_dir, json.loads(told.read_text())
-
-  return run
 
 
 def layout(processes):
