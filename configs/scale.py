@@ -8,7 +8,8 @@ Variants, comma-joined: the name of a size (rlft/presets.py), and
   ppo    256 rollouts of up to 1,024 tokens, with a critic and a reference
 
 All parameters are trained, in float32 with both of Adam's moments; products are
-bfloat16. Parameters, moments and rows are cut over all devices.
+bfloat16. Parameters and moments are cut over 32 devices, or 64 with ppo, of
+which four share each layer, and rows over all that do not.
 """
 from ml_collections import ConfigDict
 
@@ -30,7 +31,10 @@ def get_config(variant: str = '') -> ConfigDict:
       name='transformer', preset=sizes.pop(), dtype='bfloat16',
       remat='block')
   config.tokenizer = 'asset:qwen2_chat'
-  config.mesh = dict(data=1, fsdp=-1, tensor=1)
+  # Over more than 32 parts TPUs sum gradients whole and cut them afterwards; a
+  # sampler holds the weights whole but for `tensor`.
+  config.mesh = dict(data=-1, fsdp=16, tensor=4) if 'ppo' in kinds else dict(
+      data=-1, fsdp=32, tensor=1)
   config.env = dict(name='general_points', text='paper', mode='corrected',
                     split='train')
   config.optimizer = dict(learning_rate=1e-6)

@@ -23,7 +23,7 @@ from rlft import (
     weights,
 )
 from rlft.adapters import lora, value_head
-from rlft.ops import sharding, trees
+from rlft.ops import modules, sharding, trees
 from rlft.training import optimizer, steps
 from rlft.types import Source, TrainState
 
@@ -44,8 +44,9 @@ def build(config: ml_collections.ConfigDict) -> Job:
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
   model, params = build_params(config, words)
   update, tx, probe = build_update(config, model)
-  source = build_source(config, model, words, trees.copied(
-      {'policy': lora.merge(params)['policy']}))
+  ref_params = {} if not is_online(config) else trees.copied(modules.cast(
+      {'policy': lora.merge(params)['policy']}, model.dtype))
+  source = build_source(config, model, words, ref_params)
   state = TrainState(
       jnp.zeros((), jnp.int32), params,
       jax.jit(lambda params: sharding.parameters(tx.init(params)))(params),

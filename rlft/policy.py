@@ -95,7 +95,7 @@ def sample(
   pads only is not sampled. Any token of `stops` ends its row. `rule` maps
   logits at the temperature to logits, -inf for what must not be drawn.
   """
-  model, variables = model.unrolled({'params': params['policy']})
+  model, variables = model.decoding({'params': params['policy']})
   rows, width = prompts.shape
   ending = jnp.asarray(stops, jnp.int32)
 

@@ -155,6 +155,11 @@ class Model(nn.Module):
     return self.clone(spelled_out=True), {
         k: spelled(tree) for k, tree in variables.items()}
 
+  def decoding(self, variables: dict) -> tuple['Model', dict]:
+    """The same, cast and gathered once: each token reads all of them."""
+    model, variables = self.unrolled(variables)
+    return model, sharding.gathered(modules.cast(variables, self.dtype))
+
   @property
   def size(self) -> int:
     """Of one head."""

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from rlft.ops import sharding
 
@@ -41,6 +41,20 @@ def _backward(result, path, kept, dy):
 
 
 product.defvjp(_forward, _backward)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+  """Parameters, or their shapes, in the dtype that they are computed in.
+
+  What a norm scales by stays: it computes in float32.
+  """
+  def leaf(path, x):
+    if path[-1].key == 'scale':
+      return x
+    return x.update(dtype=dtype) if isinstance(
+        x, jax.ShapeDtypeStruct) else x.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 class Dense(nn.Module):

@@ -160,9 +160,14 @@ def spec(names: Sequence[str | None], dims: Sequence[int]) -> PartitionSpec:
   return PartitionSpec(*cut)
 
 
-def of_parameter(path: str, dims: Sequence[int]) -> PartitionSpec:
-  """Where the parameter of this path, or a moment of it, is cut."""
+def of_parameter(
+    path: str, dims: Sequence[int], *, but: str = '') -> PartitionSpec:
+  """Where the parameter of this path, or a moment of it, is cut.
+
+  All its axes are, but for those of the name `but`.
+  """
   names = next((n for p, n in PARAMETERS.items() if re.search(p, path)), ())
+  names = tuple(None if name == but else name for name in names)
   return spec(names if len(names) <= len(dims) else (), dims)
 
 
@@ -188,6 +193,18 @@ def parameter(x: jax.Array, path: str) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, of_parameter(path, x.shape))
+
+
+def gathered(tree: PyTree) -> PyTree:
+  """Parameters whole along `fsdp`, still cut over `tensor`; in `jax.jit`.
+
+  For a loop that reads them again and again: they are sent once.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return tree
+
+  return _by_path(lambda path, x: jax.lax.with_sharding_constraint(
+      x, of_parameter(path, x.shape, but='width')), tree)
 
 
 def placed(tree: PyTree) -> PyTree:

@@ -74,14 +74,17 @@ def row(program: programs.Program, mesh: Any, at: Topology) -> dict[str, Any]:
       return _too_large(program, at, error)
   seconds = time.monotonic() - began
   memory = compiled.memory_analysis()
-  own = (memory.argument_size_in_bytes + memory.output_size_in_bytes
-         - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-         + memory.generated_code_size_in_bytes)
+  beside = programs.held(program.beside)
+  own = beside + (
+      memory.argument_size_in_bytes + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+      + memory.generated_code_size_in_bytes)
   limit = at.chip.hbm if at.chip else None
   text = compiled.as_text()
   sent = collectives.sent(text)
   found = {
       'name': program.name, 'chips': chips, 'hbm_bytes': own,
+      'beside_bytes': beside,
       'hbm_limit': limit, 'fits': limit is None or own <= limit,
       'flops': counted.total / chips, 'model_flops': model / chips,
       'bytes': collectives.touched(text), 'sent': sent,

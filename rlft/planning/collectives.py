@@ -34,7 +34,7 @@ def sent(text: str) -> dict[str, dict[str, float]]:
   for a gather, a scatter or an exchange among n chips, twice that for a sum.
   """
   bodies = dict(_computations(text))
-  runs: dict[str, tuple[float, str, re.Match]] = {}
+  runs: dict[str, tuple[float, str, re.Match, str]] = {}
 
   def visit(name: str, times: float) -> None:
     for number, line in enumerate(bodies.get(name, ())):
@@ -44,17 +44,22 @@ def sent(text: str) -> dict[str, dict[str, float]]:
         channel = CHANNEL.search(line)
         own = channel[0] if channel else f'{name} {number}'
         if times > runs.get(own, (0.0,))[0]:
-          runs[own] = times, line, operation
+          runs[own] = times, line, operation, name
       inner = times * (_trips(line, bodies) if ' while(' in line else 1)
       for called in _called(line):
         visit(called, inner)
 
   visit(next(n for n in bodies if n.startswith('ENTRY ')), 1.0)
   found: dict[str, Counter] = {}
-  for times, line, operation in runs.values():
-    at = found.setdefault(operation[2], Counter())
+  for times, line, operation, name in runs.values():
+    # TPUs scatter sums in a computation of this name, where it is written as a
+    # sum and a cut.
+    scattered = operation[2] == 'all-reduce' and 'all-reduce-scatter' in name
+    at = found.setdefault(
+        'reduce-scatter' if scattered else operation[2], Counter())
     at['count'] += times
-    at['bytes'] += times * _bytes_sent(operation, _group(line))
+    at['bytes'] += times * _bytes_sent(operation, _group(line)) / (
+        2 if scattered else 1)
   return {kind: dict(at) for kind, at in sorted(found.items())}
 
 

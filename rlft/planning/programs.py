@@ -2,6 +2,7 @@
 
 Nothing is computed and nothing allocated: parameters are shapes.
 """
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import PyTree
 
 from rlft import binding, decoding, episodes, tokenizer
 from rlft.experience import rollouts
-from rlft.ops import sharding, trees
+from rlft.ops import modules, sharding, trees
 from rlft.spectral import sharded, svd
 from rlft.types import Batch, Experience, Rollout, TrainState
 
@@ -25,6 +26,7 @@ class Program(NamedTuple):
   arguments: tuple[PyTree, ...]
   forward: tuple[Callable, tuple] | None = None  # its loss alone, to compare
   passes: int = 1  # over the data
+  beside: PyTree = ()  # what else is on the devices meanwhile
 
 
 def known(config: ml_collections.ConfigDict) -> list[str]:
@@ -50,7 +52,8 @@ def of(config: ml_collections.ConfigDict, mesh: Any) -> list[Program]:
                     (probe, (state.params, batch)), passes)]
   else:
     made = _online(config, words, model, mesh, state, update, probe, key)
-  return [*made, _spectral(state.params, mesh)]
+  beside = (state, made[0].beside)
+  return [*made, _spectral(state.params, mesh)._replace(beside=beside)]
 
 
 def _online(config, words, model, mesh, state, update, probe, key):
@@ -58,26 +61,34 @@ def _online(config, words, model, mesh, state, update, probe, key):
   rows = section.prompts * section.get('group', 1)
   length, new = section.length, section.get('max_new_tokens', 20)
   data = _everywhere(_experience(rows, length), mesh)
-  policy = state.params.get('policy') or state.params[trees.FROZEN]['policy']
-  ref = {'policy': policy}
+  policy = {'policy': policy_of(state.params)}
+  ref = modules.cast(policy, model.dtype)
   prompts = _everywhere(_ints(rows, length - new), mesh)
   keys = _everywhere(jax.ShapeDtypeStruct((rows,), key.dtype), mesh)
   temperature = section.get('temperature', 1.0)
   sample = episodes.sampler(
       model, pad=words.pad, stops=words.stops, max_new_tokens=new,
       temperature=temperature, decoding=decoding.read(config, 'config'))
+  others = {k: v for k, v in state.params.items() if k != 'policy'}
   return [
       Program(config.objective.name, update, (state, data),
-              (probe, (state.params, data)), config.passes.get('epochs', 1)),
+              (probe, (state.params, data)), config.passes.get('epochs', 1),
+              beside=ref),
       Program('score', rollouts.scorer(model, temperature),
-              (state.params, ref, data.rollout.tokens)),
-      Program('sample', sample, (ref, prompts, keys))]
+              (state.params, ref, data.rollout.tokens),
+              beside=state.opt_state),
+      Program('sample', sample, (policy, prompts, keys),
+              beside=(others, state.opt_state, ref))]
+
+
+def policy_of(params: PyTree) -> PyTree:
+  """The policy's parameters, trained or frozen."""
+  return params.get('policy') or params[trees.FROZEN]['policy']
 
 
 def _spectral(params: PyTree, mesh: Any) -> Program:
   """The decomposition of the largest stack of matrices, dealt out."""
-  policy = params.get('policy') or params[trees.FROZEN]['policy']
-  stacks = {k: v for k, v in trees.named(policy).items()
+  stacks = {k: v for k, v in trees.named(policy_of(params)).items()
             if v.ndim == 3 and k.endswith('kernel')}
   path = max(stacks, key=lambda k: stacks[k].size)
   stack = stacks[path]
@@ -127,6 +138,13 @@ def _everywhere(tree: PyTree, mesh: Any) -> PyTree:
   at = NamedSharding(mesh, PartitionSpec())
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=at), tree)
+
+
+def held(tree: PyTree) -> int:
+  """Bytes that a tree of shapes takes on one device."""
+  return sum(
+      math.prod(x.shape if x.sharding is None else x.sharding.shard_shape(
+          x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def stages(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def config(*, rows: int, layers: int, preset: str):
     shape['vocabulary'] = 2048
   with made.unlocked():
     made.model.preset, made.model.shape = '', shape
+  made.mesh.update(data=1, fsdp=-1)
   made.experience.rows, made.experience.length = rows, 512
   return made
 

@@ -41,3 +41,13 @@ def test_a_product_and_its_gradients_are_the_plain_ones(
     np.testing.assert_allclose(
         one.astype(jnp.float32), other.astype(jnp.float32),
         rtol=1e-6 if dtype == 'float32' else 1e-2, atol=1e-5)
+
+
+def test_what_norms_scale_by_is_not_cast():
+  tree = {'norm': {'scale': jnp.ones(2)}, 'up': {
+      'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
+  for given in (tree, jax.eval_shape(lambda: tree)):
+    found = jax.tree.map(
+        lambda x: x.dtype.name, modules.cast(given, jnp.bfloat16))
+    assert found == {'norm': {'scale': 'float32'}, 'up': {
+        'kernel': 'bfloat16', 'bias': 'bfloat16'}}

@@ -69,3 +69,15 @@ def test_a_mesh_takes_no_other_key(tmp_path):
   config.mesh = dict(data=1, pipeline=2)
   with pytest.raises(ValueError, match=r'config.mesh takes no pipeline'):
     train.run(config, tmp_path)
+
+
+def test_parameters_are_gathered_but_for_what_tensor_cuts():
+  mesh = sharding.of(jax.devices(), data=2, fsdp=2, tensor=2)
+  with sharding.over(mesh):
+    params = sharding.placed({'up': {'kernel': np.ones((3, 8, 8))},
+                              'scale': np.ones(8)})
+    assert params['up']['kernel'].sharding.spec == jax.P(
+        None, 'fsdp', 'tensor')
+    found = jax.jit(sharding.gathered)(params)
+  assert found['up']['kernel'].sharding.shard_shape((3, 8, 8)) == (3, 8, 4)
+  assert found['scale'].is_fully_replicated

@@ -97,3 +97,22 @@ def test_memory_is_touched_as_often_as_a_loop_runs():
   one, ten = (collectives.touched(run(n)) for n in (10, 100))
   assert ten == pytest.approx(10 * one, rel=0.1)
   assert one >= 10 * 3 * WHOLE
+
+
+def test_a_sum_that_is_cut_on_the_way_is_a_scatter():
+  """As TPUs write it: half of what a sum sends."""
+  text = """HloModule m
+
+%all-reduce-scatter.8.clone (input: bf16[64,32]) -> bf16[16,32] {
+  %input = bf16[64,32]{1,0} parameter(0)
+  %all-reduce.8 = bf16[64,32]{1,0} all-reduce(%input), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %slice = bf16[16,32]{1,0} dynamic-slice(%all-reduce.8)
+}
+
+ENTRY %main (p: bf16[64,32]) -> bf16[16,32] {
+  %p = bf16[64,32]{1,0} parameter(0)
+  ROOT %f = bf16[16,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.8.clone
+}
+"""
+  assert collectives.sent(text) == {
+      'reduce-scatter': {'count': 1, 'bytes': 64 * 32 * 2 * 3 / 4}}

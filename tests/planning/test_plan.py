@@ -1,11 +1,14 @@
 """`rlft plan` on this machine's own devices, and what it refuses."""
+import functools
 import json
+import math
+import re
 
 import jax
 import pytest
 
-from rlft import main, planning
-from rlft.ops import sharding
+from rlft import binding, main, planning
+from rlft.ops import log_probs, sharding
 from rlft.planning import programs, topologies
 from tests import tiny
 from tests.command import refused
@@ -95,3 +98,51 @@ def test_one_that_the_compiler_refuses_for_its_size_does_not_fit():
   assert row['fits'] is False and row['hbm_bytes'] == 40.58 * 2**30
   with pytest.raises(RuntimeError, match='INTERNAL'):
     planning._too_large(program, at, RuntimeError('INTERNAL: (4G) exceeds'))
+
+
+def compiled_update(config, mesh):
+  """The text of the compiled update, and what the compiler said."""
+  update = programs.of(config, mesh)[0]
+  with sharding.over(mesh):
+    return update.run.lower(*update.arguments).compile().as_text()
+
+
+@pytest.mark.parametrize('config', [
+    tiny.sft_config, pytest.param(tiny.rl_config, marks=pytest.mark.slow)])
+def test_no_compiled_step_has_an_array_of_all_logits(config, monkeypatch):
+  """Forward or backward, whole or of one device: only chunks."""
+  made = config()
+  made.experience.update(length=41)  # which no other dimension is
+  if 'passes' in made and 'minibatches' in made.passes:
+    made.passes = dict(epochs=1, minibatches=1)
+  rows = 4 if made.objective.name == 'sft' else 8
+  words = tiny.words().vocabulary
+  found, real = {}, log_probs.of_tokens
+  for elements in (2**26, rows * words * 5):  # all at once; five columns
+    monkeypatch.setattr(
+        log_probs, 'of_tokens', functools.partial(real, elements=elements))
+    binding.compile_update.cache_clear()
+    text = compiled_update(made, None)
+    found[elements] = max(
+        math.prod(map(int, dims.split(','))) for dims in re.findall(
+            r'\[([\d,]+)\]', text) if str(words) in dims.split(','))
+  binding.compile_update.cache_clear()
+  whole, chunked = found.values()
+  assert whole >= rows * 40 * words
+  assert chunked <= max(rows * 5 * words, 64 * words)  # or the head itself
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sizes', [
+    dict(data=1, fsdp=8, tensor=1), dict(data=2, fsdp=2, tensor=2)])
+@pytest.mark.parametrize('config', [tiny.sft_config, tiny.rl_config])
+def test_nothing_is_made_whole_for_lack_of_a_layout(config, sizes, capfd):
+  """The compiler says so where it gathers an array to lay it out anew."""
+  made = config()
+  made.experience.update({'rows': 8} if 'rows' in made.experience else {
+      'prompts': 8, 'group': 2})
+  mesh = sharding.of(jax.devices(), **sizes)
+  for program in programs.of(made, mesh):
+    with sharding.over(mesh):
+      program.run.lower(*program.arguments).compile()
+  assert 'nvoluntary' not in capfd.readouterr().err

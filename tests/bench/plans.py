@@ -1,0 +1,107 @@
+"""What published sizes take on slices of TPUs: writes docs/plans.md.
+
+  python -m tests.bench.plans [--only=qwen2.5-7b,sft,v5e] [--out=docs/plans.md]
+
+Every row is compiled by the compiler of that TPU, in a process of its own; none
+is run. Needs `pip install "jax[tpu]"` and no TPU. Rows that were made before
+are kept in --rows, a directory, and not made again.
+"""
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIZES = ('qwen2.5-7b', 'llama-3.2-11b-vision')
+SLICES = ('v5e:16x16', 'v5p:4x4x4', 'v6e:8x8')
+GROWTH = ('v5p:2x2x4', 'v5p:4x4x4', 'v5p:4x8x8')  # 16, 64, 256 chips
+PROGRAMS = {'sft': 'sft', 'ppo': 'ppo,score,sample,spectral'}
+GIB = 2**30
+HEAD = """# What published sizes take on slices of TPUs
+
+Compiled by each TPU's own compiler ({compiler}), on a machine without one, {when}.
+All parameters trained, in float32 with both of Adam's moments; products in
+bfloat16; blocks made again in the backward pass. SFT: 256 rows of 2,048 tokens.
+PPO: 256 rollouts of up to 1,024 tokens, 512 of them new, with a critic of the
+policy's size and a reference. HBM is what a chip holds while the program runs,
+other parts of the run included. "Again" are operations made a second time.
+Seconds are predicted from a roofline with assumed shares (products 0.55,
+bandwidth 0.8, network 0.7 of a chip's numbers); nothing has been run. Made by
+`python -m tests.bench.plans`; each row by `{command}`.
+"""
+
+
+def command(size: str, kind: str, at: str, out: str = 'FILE') -> list[str]:
+  """The words that make the rows of a run."""
+  return ['plan', f'--config=configs/scale.py:{size},{kind}',
+          f'--topology={at}', f'--programs={PROGRAMS[kind]}', f'--out={out}']
+
+
+def rows(size: str, kind: str, at: str, folder: pathlib.Path) -> list[dict]:
+  """Compiled, or as they were kept."""
+  path = folder / f'{size}-{kind}-{at.replace(":", "-")}.json'
+  if not path.exists():
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, '-m', 'rlft.main', *command(size, kind, at, path)],
+        cwd=ROOT, text=True, capture_output=True, check=False)
+    print(f'{path.name}: exit {done.returncode}, '
+          f'{time.monotonic() - began:.0f} s', flush=True)
+    if not path.exists():
+      raise RuntimeError(done.stderr[-2000:])
+  return json.loads(path.read_text())['programs']
+
+
+def line(name: str, at: str, row: dict) -> str:
+  """A row of the table."""
+  if 'flops' not in row:
+    return (f'| {name} | {row["name"]} | {at} | {row["hbm_bytes"] / GIB:.1f} of '
+            f'{row["hbm_limit"] / GIB:.0f} **does not fit** |' + ' |' * 6)
+  again = row['flops'] - row['model_flops'] if row['name'] in PROGRAMS else 0
+  free = 1 - row['hbm_bytes'] / row['hbm_limit']
+  sent = ', '.join(f'{kind} {x["bytes"] / 1e9:.1f}'
+                   for kind, x in row['sent'].items() if x['bytes'] > 5e7)
+  return (
+      f'| {name} | {row["name"]} | {at} | {row["hbm_bytes"] / GIB:.1f} of '
+      f'{row["hbm_limit"] / GIB:.0f} ({free:.0%} free) | '
+      f'{(row["flops"] - again) / 1e12:.1f} | {again / 1e12:.1f} | '
+      f'{row["bytes"] / 1e9:.0f} | {row["sent_bytes"] / 1e9:.1f} '
+      f'({sent or "next to nothing"}) | '
+      f'{row["seconds"]:.2f} ({row["bound_by"]}, MFU {row["mfu"]:.0%}) | '
+      f'{row["compile_seconds"]:.0f} |')
+
+
+def table(found: list[str]) -> str:
+  """With its head."""
+  return '\n'.join([
+      '| model | program | slice | HBM a chip, GiB | model TFLOP | again | '
+      'memory GB | sent GB a chip (by kind) | predicted s | compiled in s |',
+      '|---|---|---|---|---|---|---|---|---|---|', *found])
+
+
+def main(words: list[str]) -> None:
+  """Makes what is missing and writes the page."""
+  import jax
+  options = dict(word[2:].split('=', 1) for word in words)
+  folder = pathlib.Path(options.get('rows', '/tmp/rlft-plans'))
+  folder.mkdir(parents=True, exist_ok=True)
+  only = options.get('only', '').split(',') if 'only' in options else []
+  wanted = lambda *names: all(any(o in n for n in names) for o in only)
+  main_rows = [
+      line(size, at, row) for kind in PROGRAMS for size in SIZES
+      for at in SLICES if wanted(size, kind, at)
+      for row in rows(size, kind, at, folder)]
+  growth = [
+      line(SIZES[0], at, row) for at in GROWTH if wanted(SIZES[0], 'sft', at)
+      for row in rows(SIZES[0], 'sft', at, folder)]
+  page = HEAD.format(
+      compiler=f'libtpu beside jax {jax.__version__}',
+      when=time.strftime('%Y-%m-%d'), command=' '.join(
+          ['rlft', *command('SIZE', 'sft', 'SLICE')[:-2], '--out=FILE']))
+  page += f'\n{table(main_rows)}\n\n## From 16 to 256 chips\n\n{table(growth)}\n'
+  pathlib.Path(options.get('out', ROOT / 'docs' / 'plans.md')).write_text(page)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
