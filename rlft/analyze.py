@@ -2,11 +2,11 @@
 import io
 import json
 
-import jax
 import ml_collections
 import numpy as np
 
 from rlft import binding, parts, tokenizer, weights
+from rlft.ops import sharding
 from rlft.training import metrics, multihost, progress, store
 
 
@@ -16,6 +16,14 @@ def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> None:
   `analyse` ends in NAME.json and NAME.npz; `edits` in NAME.jsonl, one row per
   edited model with its evaluations, continued where it stopped.
   """
+  mesh = parts.fill(
+      sharding.make, 'config.mesh', **config.get('mesh', {}))()
+  with sharding.over(mesh):
+    perform(config, run_dir)
+
+
+def perform(config: ml_collections.ConfigDict, run_dir: store.Where) -> None:
+  """The same, on the devices of the mesh that is set."""
   section = config.analysis.to_dict()
   name = section['name']
   module = parts.load('analyses', name)
@@ -55,7 +63,7 @@ def sweep(config, path: store.Where, edits) -> None:
   for edit in progress.track(edits, name=path.parent.name, total=total):
     if edit.label in done:
       continue
-    params = {'policy': jax.tree.map(jax.numpy.asarray, edit.params)}
+    params = {'policy': sharding.placed(edit.params)}
     row = {
         'step': 0, 'edit': edit.label, 'kind': edit.kind,
         'control': edit.control,

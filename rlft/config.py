@@ -16,12 +16,12 @@ import ml_collections
 from rlft import paths
 
 EMPTY = ml_collections.ConfigDict
-STUDY = ('name', 'stages', 'order')
+STUDY = ('name', 'stages', 'order', 'mesh')
 STAGE = ('role', 'seed', 'from_step', 'config')
 # files of the study itself, which no stage can be
 OWN = ('config.json', 'command.txt', 'git.txt', 'machine.txt', 'stages.json',
        'stages.json.tmp', 'report.html', 'summary.json')
-TABLE = ('analysis', 'checkpoints')  # an analysis that makes a table
+TABLE = ('analysis', 'checkpoints', 'mesh')  # an analysis that makes a table
 SWEEP = (  # and one that makes edits
     *TABLE, 'tokenizer', 'chat', 'model', 'init', 'base', 'evals', 'decoding')
 

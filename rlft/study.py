@@ -21,6 +21,19 @@ def stage(
       if from_step is None else from_step, config=config))
 
 
+def of(
+    name: str, stages: dict[str, ml_collections.ConfigDict], **mesh: int,
+) -> ml_collections.ConfigDict:
+  """A study of these stages, in this order, all on one mesh: `config.mesh`."""
+  made = ml_collections.ConfigDict(dict(  # which sorts its keys: hence `order`
+      name=name, stages=stages, order=tuple(stages),
+      mesh=dict(data=-1, fsdp=1, tensor=1) | mesh))
+  for section in made.stages.values():
+    section.config.mesh = ml_collections.ConfigDict(
+        {axis: made.mesh.get_ref(axis) for axis in made.mesh})
+  return made
+
+
 def run(
     config: ml_collections.ConfigDict, study_dir: store.Where) -> store.Where:
   """Runs every stage, then the report; returns the path of the page."""

@@ -40,8 +40,9 @@ def load(name: object) -> PyTree:
     shapes = reading.shapes(folder)
     return {'policy': reading.params(
         folder, shapes, sharding.shardings(shapes))}
+  found = lora.merge(checkpoint.load_params(name))
   return jax.tree.map(
-      np.asarray, lora.merge(checkpoint.load_params(name)))
+      np.asarray if jax.sharding.get_mesh().empty else lambda x: x, found)
 
 
 def spelled(name: object) -> str:

@@ -10,7 +10,6 @@ the same with a model of 12 M parameters (pre-train it first: pretrain.py:small
 into runs/pretrain_small). `:smoke` runs every stage in a minute and measures
 nothing.
 """
-import ml_collections
 from ml_collections import ConfigDict
 
 from configs.general_points import pretrain, restore, rl, rotation, sft
@@ -102,6 +101,4 @@ def get_config(variant: str = '') -> ConfigDict:
           'impose_sft_on_rl', analysis(
               restore.get_config(few), f'{at}sft@{end}', rl_end),
           seed=seed)
-  return ml_collections.ConfigDict(dict(
-      name=f'GeneralPoints, {"full" if full else "demo"}', stages=stages,
-      order=tuple(stages)))  # a ConfigDict sorts its keys
+  return study.of(f'GeneralPoints, {"full" if full else "demo"}', stages)

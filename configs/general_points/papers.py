@@ -17,7 +17,6 @@ Qwen's repetition penalty of 1.05 in evaluations.
 """
 from typing import Any, NamedTuple
 
-import ml_collections
 from ml_collections import ConfigDict
 
 from configs.general_points import restore
@@ -188,6 +187,6 @@ def study(paper: Paper, variant: str) -> ConfigDict:
   stages['restoration'] = studies.stage('restoration', analysis(
       paper, words, 'restoration', sweep=sweep))
   mode = 'faithful' if 'faithful' in words else 'corrected'
-  return ml_collections.ConfigDict(dict(
-      name=f'GeneralPoints, {paper.name}, {mode}', stages=stages,
-      order=tuple(stages)))
+  # Of a real size no device holds a whole run.
+  cut = {} if 'smoke' in words else dict(data=1, fsdp=-1)
+  return studies.of(f'GeneralPoints, {paper.name}, {mode}', stages, **cut)

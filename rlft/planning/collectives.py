@@ -129,6 +129,8 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int:
 
 FREE = {'parameter', 'get-tuple-element', 'tuple', 'bitcast', 'constant',
         'while', 'conditional', 'call', 'after-all', 'iota'}
+# An array with its layout; one of memory space 1 is beside a TPU's cores.
+LAID = re.compile(r'(\w+)\[([\d,]*)\](\{[^}]*\})?')
 DEFINED = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)')
 
 
@@ -137,7 +139,7 @@ def touched(text: str) -> float:
 
   What every operation is given and gives, fused ones as a whole, those of a
   loop as often as it runs. Slices and updates touch no more than what they
-  give or put.
+  give or put, and what stays beside a TPU's cores touches nothing.
   """
   bodies = dict(_computations(text))
 
@@ -148,7 +150,9 @@ def touched(text: str) -> float:
       if not operation:
         continue
       own, kind, op, given = operation.groups()
-      sizes[own] = sum(_bytes(*a) for a in ARRAY.findall(kind) if a[0] in BYTES)
+      sizes[own] = sum(
+          _bytes(name, dims) for name, dims, layout in LAID.findall(kind)
+          if name in BYTES and 'S(1)' not in layout)
       if op in ('while', 'conditional', 'call'):
         inner = times * (_trips(line, bodies) if op == 'while' else 1)
         total += sum(of(called, inner) for called in _called(line))

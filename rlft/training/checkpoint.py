@@ -4,7 +4,6 @@
 that another run can start from them without knowing this run's optimizer.
 """
 import contextlib
-import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,14 @@ from jaxtyping import PyTree
 
 from rlft import paths
 from rlft.ops import alarms, trees
-from rlft.training import disk, multihost, progress, seal, store
+from rlft.training import (
+    disk,
+    multihost,
+    parameters,
+    progress,
+    seal,
+    store,
+)
 from rlft.types import TrainState
 
 RUN_IT = 'run it first: rlft run --config=... --run_dir={}'
@@ -224,46 +230,34 @@ def find(name: str) -> store.Where:
 
 def leaves(name: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
   """Path -> (shape, dtype) of what `load_params` would load; reads no data."""
-  path = find(name)
-  found = seal.read(lambda: ocp.PyTreeCheckpointHandler().metadata(path),
-               split(name)[0], resolve_step(name))
-  tree = getattr(found, 'tree', found)
-  return {
-      path: (tuple(x.shape), np.dtype(x.dtype))
-      for path, x in trees.named(tree).items()}
+  found = seal.read(lambda: parameters.shapes(find(name)),
+                    split(name)[0], resolve_step(name))
+  return {path: (x.shape, x.dtype) for path, x in trees.named(found).items()}
 
 
 def load_leaf(name: str, leaf: str) -> np.ndarray:
   """One leaf of 'RUN_DIR@STEP' by its path, such as 'policy/head/kernel'."""
-  words, path = leaf.split('/'), find(name)
-  nest = lambda x: functools.reduce(lambda y, w: {w: y}, words[::-1], x)
-
+  path = find(name)
   run_dir, step = split(name)[0], resolve_step(name)
   marks = seal.sealed(run_dir, step)['fingerprints']
 
   def restored():
-    with ocp.PyTreeCheckpointer() as reader:
-      found = reader.restore(path, args=ocp.args.PyTreeRestore(
-          item=nest(0), restore_args=nest(ocp.RestoreArgs(np.ndarray)),
-          partial_restore=True))
+    found = parameters.leaf(path, leaf)
     seal.check(marks, {'params': found}, only=[f'params/{leaf}'])
     return found
 
-  found = seal.read(restored, run_dir, step)
-  return functools.reduce(lambda y, w: y[w], words, found)
+  return trees.named(seal.read(restored, run_dir, step))[leaf]
 
 
 def load_params(name: str) -> PyTree:
-  """Parameters {'policy', ...} of 'RUN_DIR@STEP' or 'RUN_DIR@last'."""
+  """Parameters {'policy', ...} of 'RUN_DIR@STEP'; where, see `parameters`."""
   path = find(name)
   run_dir, step = split(name)[0], resolve_step(name)
   marks = {path: mark for path, mark in seal.sealed(
       run_dir, step)['fingerprints'].items() if path.startswith('params/')}
 
   def restored():
-    with ocp.StandardCheckpointer() as reader:
-      found = jax.tree.map(np.asarray, reader.restore(path))
-    seal.check(marks, {'params': found})
+    seal.check(marks, {'params': (found := parameters.read(path))})
     return found
 
   return seal.read(restored, run_dir, step)

@@ -20,7 +20,7 @@ PROGRAMS = {'sft': 'sft', 'ppo': 'ppo,score,sample,spectral'}
 GIB = 2**30
 HEAD = """# What published sizes take on slices of TPUs
 
-Compiled by each TPU's own compiler ({compiler}), on a machine without one, {when}.
+Compiled by each TPU's own compiler ({compiler}), where there is none, {when}.
 All parameters trained, in float32 with both of Adam's moments; products in
 bfloat16; blocks made again in the backward pass. SFT: 256 rows of 2,048 tokens.
 PPO: 256 rollouts of up to 1,024 tokens, 512 of them new, with a critic of the
@@ -56,8 +56,8 @@ def rows(size: str, kind: str, at: str, folder: pathlib.Path) -> list[dict]:
 def line(name: str, at: str, row: dict) -> str:
   """A row of the table."""
   if 'flops' not in row:
-    return (f'| {name} | {row["name"]} | {at} | {row["hbm_bytes"] / GIB:.1f} of '
-            f'{row["hbm_limit"] / GIB:.0f} **does not fit** |' + ' |' * 6)
+    return (f'| {name} | {row["name"]} | {at} | '
+            f'{row["hbm_bytes"] / GIB:.1f} of {row["hbm_limit"] / GIB:.0f} **does not fit** |' + ' |' * 6)
   again = row['flops'] - row['model_flops'] if row['name'] in PROGRAMS else 0
   free = 1 - row['hbm_bytes'] / row['hbm_limit']
   sent = ', '.join(f'{kind} {x["bytes"] / 1e9:.1f}'
@@ -99,8 +99,10 @@ def main(words: list[str]) -> None:
       compiler=f'libtpu beside jax {jax.__version__}',
       when=time.strftime('%Y-%m-%d'), command=' '.join(
           ['rlft', *command('SIZE', 'sft', 'SLICE')[:-2], '--out=FILE']))
-  page += f'\n{table(main_rows)}\n\n## From 16 to 256 chips\n\n{table(growth)}\n'
-  pathlib.Path(options.get('out', ROOT / 'docs' / 'plans.md')).write_text(page)
+  page += (f'\n{table(main_rows)}\n\n## From 16 to 256 chips\n\n'
+           f'{table(growth)}\n')
+  out = pathlib.Path(options.get('out', ROOT / 'docs' / 'plans.md'))
+  out.write_text(page)
 
 
 if __name__ == '__main__':

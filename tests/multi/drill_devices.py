@@ -4,9 +4,10 @@ import json
 import pathlib
 
 import jax
+import ml_collections
 import pytest
 
-from rlft import train
+from rlft import analyze, train, weights
 from rlft.ops import sharding
 from tests import tiny
 
@@ -81,3 +82,32 @@ def same(kind, mesh, folder, tmp_path):
   shard = cut.shard_shape((2, 32, 64))
   if kind != 'qwen2':
     assert 32 * 64 // (shard[1] * shard[2]) == parts
+
+
+def test_a_run_starts_from_a_checkpoint_that_each_device_reads_a_part_of(
+    tmp_path):
+  """And analyses of it are those of one device."""
+  run('tiny', dict(data=1), tmp_path / 'before')
+  made = config('tiny')
+  made.init, made.mesh = f'{tmp_path}/before@2', MESHES[6]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'devices', jax.devices)
+    train.run(made, tmp_path / 'after')
+    names = dict(before=f'{tmp_path}/after@0', after=f'{tmp_path}/after@2')
+    for mesh in (dict(data=1), MESHES[6]):
+      where = tmp_path / name(mesh)
+      where.mkdir()
+      analyze.run(ml_collections.ConfigDict(dict(
+          analysis=dict(name='rotation', draws=1), checkpoints=names,
+          mesh=mesh)), where)
+    with sharding.over(sharding.make(**MESHES[6])):
+      found = weights.load(names['before'])
+  kernel = found['policy']['layers']['mlp']['up']['kernel']
+  assert kernel.sharding.shard_shape(kernel.shape) == (2, 32 // 4, 64)
+  one, other = (
+      json.loads((tmp_path / name(mesh) / 'rotation.json').read_text())
+      for mesh in (dict(data=1), MESHES[6]))
+  assert one['tensors'] == other['tensors']
+  for row, twin in zip(one['rows'], other['rows'], strict=True):
+    for key in ('angle_top_rad', 'stable_rank', 'value_shift'):
+      assert row[key] == pytest.approx(twin[key], rel=1e-3), key

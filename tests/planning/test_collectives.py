@@ -103,16 +103,28 @@ def test_a_sum_that_is_cut_on_the_way_is_a_scatter():
   """As TPUs write it: half of what a sum sends."""
   text = """HloModule m
 
-%all-reduce-scatter.8.clone (input: bf16[64,32]) -> bf16[16,32] {
-  %input = bf16[64,32]{1,0} parameter(0)
-  %all-reduce.8 = bf16[64,32]{1,0} all-reduce(%input), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
-  ROOT %slice = bf16[16,32]{1,0} dynamic-slice(%all-reduce.8)
+%all-reduce-scatter.8 (x: bf16[64,32]) -> bf16[16,32] {
+  %x = bf16[64,32]{1,0} parameter(0)
+  %s = bf16[64,32]{1,0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3}}
+  ROOT %slice = bf16[16,32]{1,0} dynamic-slice(%s)
 }
 
 ENTRY %main (p: bf16[64,32]) -> bf16[16,32] {
   %p = bf16[64,32]{1,0} parameter(0)
-  ROOT %f = bf16[16,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.8.clone
+  ROOT %f = bf16[16,32]{1,0} fusion(%p), calls=%all-reduce-scatter.8
 }
 """
   assert collectives.sent(text) == {
       'reduce-scatter': {'count': 1, 'bytes': 64 * 32 * 2 * 3 / 4}}
+
+
+def test_what_stays_beside_the_cores_is_no_traffic():
+  text = """HloModule m
+
+ENTRY %main (p: f32[64]) -> f32[64] {
+  %p = f32[64]{0:T(128)} parameter(0)
+  %near = f32[64]{0:T(128)S(1)} copy(%p)
+  ROOT %out = f32[64]{0:T(128)} negate(%near)
+}
+"""
+  assert collectives.touched(text) == 2 * 64 * 4

@@ -5,6 +5,7 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from rlft import binding, main, planning
@@ -146,3 +147,19 @@ def test_nothing_is_made_whole_for_lack_of_a_layout(config, sizes, capfd):
     with sharding.over(mesh):
       program.run.lower(*program.arguments).compile()
   assert 'nvoluntary' not in capfd.readouterr().err
+
+
+def test_the_compiler_is_heard_when_it_does(capfd):
+  """The control of the test above."""
+  mesh = jax.make_mesh((2, 4), ('a', 'b'),
+                       axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+  def turned(x):
+    for spec in (jax.P('a', None, 'b'), jax.P(None, ('b', 'a'), None)):
+      x = jnp.sin(jax.lax.with_sharding_constraint(
+          x, jax.NamedSharding(mesh, spec)))
+    return x
+
+  jax.jit(turned).lower(jax.ShapeDtypeStruct(
+      (8, 8, 8), jnp.float32)).compile()
+  assert 'nvoluntary' in capfd.readouterr().err
