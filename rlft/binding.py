@@ -185,8 +185,8 @@ def build_optimizer(*, name: str = 'adamw', **settings: Any) -> Any:
   known.pop('scale')
   unknown = sorted(set(settings) - set(known))
   if unknown:
-    raise ValueError(f'optimizer {name} takes no {unknown[0]}; known: '
-                     f'{", ".join(known)}')
+    raise ValueError(f'optimizer takes no {unknown[0]}; known of {name}: '
+                     f'{", ".join(k for k in known if k != "num_steps")}')
   its = {k: settings.pop(k) for k in inspect.signature(scale).parameters
          if k in settings}
   scale = parts.fill(scale, 'optimizer', **its)()

@@ -260,8 +260,8 @@ def test_a_sweep_is_let_through():
     (lambda c: c.stages.rl.update(at=3), 'no key of stage rl is called at; kn'),
     (lambda c: c.stages.rl.config.update(at=3),
      'stage rl: no section is called at; known:'),
-    (lambda c: c.stages.rotation.config.update(mesh={}),
-     'stage rotation: no section of an analysis is called mesh; known: ana')])
+    (lambda c: c.stages.rotation.config.update(lora={}),
+     'stage rotation: no section of an analysis is called lora; known: ana')])
 def test_a_study_has_no_key_that_nothing_reads(spoil, complaint):
   config = full()
   door.validate(config)
@@ -304,3 +304,12 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(
   start = weights.flatten(weights.load(f'{tmp_path}/whole/sft2@0'))
   came = weights.flatten(weights.load(f'{tmp_path}/whole/sft@4'))
   assert all((start[k] == came[k]).all() for k in came)
+
+
+def test_a_studys_mesh_is_that_of_all_its_stages():
+  made = door.load('configs/general_points/demo.py:smoke', {'mesh.fsdp': '2'})
+  meshes = [stage.config.mesh.to_dict() for stage in made.stages.values()]
+  assert len(meshes) > 4
+  assert all(mesh == dict(data=-1, fsdp=2, tensor=1) for mesh in meshes)
+  again = door.from_dict(json.loads(door.to_json(made)))
+  assert again.stages.rotation.config.mesh.fsdp == 2

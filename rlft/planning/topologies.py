@@ -78,6 +78,8 @@ def _slice(name: str) -> Topology:
     raise ValueError(f'--topology={name}: no {kind}; known: '
                      f'{", ".join(k for k in CHIPS if k.startswith("v"))}')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # this is no cloud machine
+  # Two plans at a time: nothing of either runs on a TPU.
+  os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
   from jax.experimental import topologies
   try:
     found = topologies.get_topology_desc(platform='tpu', topology_name=name)

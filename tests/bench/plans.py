@@ -57,7 +57,8 @@ def line(name: str, at: str, row: dict) -> str:
   """A row of the table."""
   if 'flops' not in row:
     return (f'| {name} | {row["name"]} | {at} | '
-            f'{row["hbm_bytes"] / GIB:.1f} of {row["hbm_limit"] / GIB:.0f} **does not fit** |' + ' |' * 6)
+            f'{row["hbm_bytes"] / GIB:.1f} of {row["hbm_limit"] / GIB:.0f} '
+            '**does not fit** |' + ' |' * 6)
   again = row['flops'] - row['model_flops'] if row['name'] in PROGRAMS else 0
   free = 1 - row['hbm_bytes'] / row['hbm_limit']
   sent = ', '.join(f'{kind} {x["bytes"] / 1e9:.1f}'
