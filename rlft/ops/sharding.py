@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -103,9 +104,18 @@ def make(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
 
 def of(
     known: Sequence[jax.Device], *, data: int, fsdp: int, tensor: int) -> Mesh:
-  """A mesh of exactly these devices, laid along their network."""
-  return jax.make_mesh((data, fsdp, tensor), AXES, devices=known,
-                       axis_types=(AxisType.Auto,) * len(AXES))
+  """A mesh of exactly these devices, laid along their network.
+
+  An axis that is no product of the network's own sides, as 32 of 4 x 4 x 4, is
+  laid across parts of them.
+  """
+  sizes = data, fsdp, tensor
+  try:
+    laid = mesh_utils.create_device_mesh(sizes, known)
+  except NotImplementedError:
+    laid = mesh_utils.create_device_mesh(
+        sizes, known, allow_split_physical_axes=True)
+  return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Rows over several devices: the same numbers, and errors that say what to do.
 """
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,3 +83,15 @@ def test_parameters_are_gathered_but_for_what_tensor_cuts():
     found = jax.jit(sharding.gathered)(params)
   assert found['up']['kernel'].sharding.shard_shape((3, 8, 8)) == (3, 8, 4)
   assert found['scale'].is_fully_replicated
+
+
+def test_an_axis_that_is_no_product_of_a_networks_sides(monkeypatch):
+  """32 of a torus of 4 x 4 x 4: laid across parts of its sides."""
+  chips = [types.SimpleNamespace(
+      id=i, process_index=i // 4, platform='tpu', device_kind='TPU v5',
+      coords=(i // 16, i // 4 % 4, i % 4), core_on_chip=0) for i in range(64)]
+  monkeypatch.setattr(sharding, 'Mesh', lambda laid, *_, **__: laid)
+  for sizes in ((2, 32, 1), (4, 16, 1), (1, 16, 4)):
+    laid = sharding.of(chips, **dict(zip(sharding.AXES, sizes, strict=True)))
+    assert laid.shape == sizes
+    assert sorted(chip.id for chip in laid.flat) == list(range(64))
