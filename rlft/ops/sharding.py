@@ -104,18 +104,19 @@ def make(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
 
 def of(
     known: Sequence[jax.Device], *, data: int, fsdp: int, tensor: int) -> Mesh:
-  """A mesh of exactly these devices, laid along their network.
+  """A mesh of exactly these devices, laid along their network."""
+  return Mesh(_along(known, (data, fsdp, tensor)), AXES,
+              axis_types=(AxisType.Auto,) * len(AXES))
 
-  An axis that is no product of the network's own sides, as 32 of 4 x 4 x 4, is
-  laid across parts of them.
-  """
-  sizes = data, fsdp, tensor
+
+def _along(known, sizes):
   try:
-    laid = mesh_utils.create_device_mesh(sizes, known)
+    return mesh_utils.create_device_mesh(sizes, known)
   except NotImplementedError:
-    laid = mesh_utils.create_device_mesh(
+    # An axis is no product of the network's own sides, as 32 of 4 x 4 x 4: it
+    # is laid across parts of them.
+    return mesh_utils.create_device_mesh(
         sizes, known, allow_split_physical_axes=True)
-  return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @contextlib.contextmanager
