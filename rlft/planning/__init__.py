@@ -67,12 +67,13 @@ def row(program: programs.Program, mesh: Any, at: Topology) -> dict[str, Any]:
       loss, arguments = program.forward
       forward = operations.products(loss.lower(*arguments).compiler_ir())
       model = 3 * program.passes * forward.total
-    began = time.monotonic()
+    began, busy = time.monotonic(), time.process_time()
     try:
       compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       return _too_large(program, at, error)
   seconds = time.monotonic() - began
+  busy = time.process_time() - busy
   memory = compiled.memory_analysis()
   beside = programs.held(program.beside)
   own = beside + (
@@ -89,7 +90,7 @@ def row(program: programs.Program, mesh: Any, at: Topology) -> dict[str, Any]:
       'flops': counted.total / chips, 'model_flops': model / chips,
       'bytes': collectives.touched(text), 'sent': sent,
       'sent_bytes': sum(x['bytes'] for x in sent.values()),
-      'compile_seconds': seconds}
+      'compile_seconds': seconds, 'compile_cpu_seconds': busy}
   return found | roofline(found, at)
 
 

@@ -70,7 +70,8 @@ def line(name: str, at: str, row: dict) -> str:
       f'{row["bytes"] / 1e9:.0f} | {row["sent_bytes"] / 1e9:.1f} '
       f'({sent or "next to nothing"}) | '
       f'{row["seconds"]:.2f} ({row["bound_by"]}, MFU {row["mfu"]:.0%}) | '
-      f'{row["compile_seconds"]:.0f} |')
+      f'{row["compile_seconds"]:.0f} '
+      f'({row.get("compile_cpu_seconds", 0):.0f} of a CPU) |')
 
 
 def table(found: list[str]) -> str:
