@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -229,6 +230,44 @@ def rows(tree: PyTree, what: str = '') -> PyTree:
           f'take a multiple of {count}, or set mesh.data')
     return tree
   return jax.tree.map(lambda x: named(x, 'rows', *[None] * (x.ndim - 1)), tree)
+
+
+def held(count: int) -> list[int]:
+  """Which of so many rows the devices of this process have, in order.
+
+  Several processes may have the same ones. All of them, as without a mesh,
+  where they do not split evenly.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return list(range(count))
+  cut = NamedSharding(mesh, spec(('rows',), (count,)))
+  return sorted({i for index, in cut.addressable_devices_indices_map(
+      (count,)).values() for i in range(count)[index]})
+
+
+def dealt(tree: PyTree) -> PyTree:
+  """Rows of the host's as arrays of all devices, dealt out as `rows` does.
+
+  Of each process only the rows that it holds are looked at.
+  """
+  mesh = jax.sharding.get_mesh()
+  if mesh.empty:
+    return tree
+  return jax.tree.map(lambda x: jax.make_array_from_callback(
+      x.shape, NamedSharding(mesh, spec(
+          ('rows', *[None] * (x.ndim - 1)), x.shape)),
+      lambda index: x[index]), tree)
+
+
+def largest(x: np.ndarray) -> np.ndarray:
+  """The largest number that any process gives at each place, in all of them.
+
+  All of them call it, inside `over`; without a mesh it gives what it is given.
+  """
+  if jax.process_count() == 1 or jax.sharding.get_mesh().empty:
+    return x
+  return multihost_utils.process_allgather(x).max(axis=0)
 
 
 def named(x: jax.Array, *names: str | None) -> jax.Array:
