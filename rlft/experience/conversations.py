@@ -194,7 +194,7 @@ def fill(
       row.tokens.extend(between + new.tokens)
       row.mask.extend([False] * len(between) + new.mask)
     elif len(filled) < rows:
-      filled.append(Row([*new.tokens], [*new.mask]))
+      filled.append(new)
     else:
       break
     at, refused = at._replace(next=at.next + 1), 0

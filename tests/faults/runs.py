@@ -1,7 +1,7 @@
 """Configs of the drills: small, but with everything that a run does.
 
 `sft` and `rl`; `analysed` measures rotation in the loop, `seeded` has another
-seed, `talks` are conversations of files that are yet to be named.
+seed.
 """
 import ml_collections
 
@@ -19,9 +19,4 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.seed = 1 if 'seeded' in words else 0
   if 'analysed' in words:
     config.analyses = dict(rotation=dict(every=12, draws=1))
-  if 'talks' in words:
-    config.tokenizer, config.env, config.evals = 'asset:qwen2_chat', {}, {}
-    config.num_steps = 4
-    config.experience = dict(
-        name='conversations', files='', rows=8, length=200, slices=4)
   return config

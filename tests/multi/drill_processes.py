@@ -63,14 +63,6 @@ def test_each_process_draws_the_conversations_of_its_rows(tmp_path):
           for text in said] == [True] * 2
 
 
-def test_a_run_on_conversations_of_two_processes_is_that_of_one(tmp_path):
-  path = data.write(tmp_path / 'a.jsonl', data.talks('qwen2', 24))
-  more = (*CUT, f'--config.experience.files={path}')
-  two = run('talks', tmp_path / 'two', processes=2, devices=4, more=more)
-  one = run('talks', tmp_path / 'one', devices=8, more=more, launched=True)
-  drill.same(two, one)
-
-
 def test_a_study_under_the_launcher(tmp_path):
   """The demo's smoke study, whole, by two processes."""
   words = [
