@@ -58,9 +58,9 @@ def make(
 
   Slice g of `slices` has rows / slices rows in a row, and of the examples of
   all epochs, one after the other, those whose number is g modulo `slices`. A
-  process draws the slices that its rows are of: as many as there are processes
-  leave none any work of another. Few rows a slice are packed less densely, and
-  with another number the batches are others.
+  process draws the slices that its rows are of: with as many as there are
+  processes, or a multiple, it draws for no other. The fewer rows a slice has,
+  the less full they are; with other slices the batches are others.
 
   All metrics are of the whole batch: `too_long` counts what was left out since
   the run began, `epoch` how often all have been drawn, and `fill` is the share
