@@ -7,7 +7,9 @@ rlft run --config=configs/sft_conversations.py:smoke --run_dir=runs/smoke \\
     --config.experience.files=train.jsonl   # half a minute: can it be read?
 
 Without an `init` it trains a small fresh model with Qwen2's chat template. What
-is longer than `length` tokens is left out, and counted as `too_long`.
+is longer than `length` tokens is left out, and counted as `too_long`. On
+several hosts take more `rows`, and as many `slices` as hosts: each then
+tokenises no rows but its own.
 """
 from ml_collections import ConfigDict
 
@@ -19,7 +21,8 @@ def get_config(variant: str = '') -> ConfigDict:
   config = door.skeleton()
   config.tokenizer = 'asset:qwen2_chat'
   config.experience = dict(
-      name='conversations', files='', rows=16, length=2048, packed=True)
+      name='conversations', files='', rows=16, length=2048, packed=True,
+      slices=2)
   config.objective = dict(name='sft')
   config.optimizer = dict(
       learning_rate=1e-5, schedule='cosine', warmup_steps=10,

@@ -2,17 +2,21 @@
 
 What comes next follows from the seed, the files and the number of examples
 that came before, which is all that a checkpoint holds: a resumed run goes
-straight on. Every process reads every file and makes the same batch, of which
-the step takes the rows that its devices own.
+straight on. The rows of a batch are cut into slices, each of which draws
+examples of its own. Every process reads every file, but renders and tokenises
+only the slices that have rows of its devices; the batch is the same however
+many processes there are.
 """
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from rlft import episodes, parts, paths, pulse, records
-from rlft.ops import permutation
+from rlft.ops import dealing, permutation
 from rlft.tokenizer import Tokenizer
 from rlft.types import Batch, Source
 
@@ -35,14 +39,14 @@ class Row(NamedTuple):
 
 
 class Cursor(NamedTuple):
-  """A place among the examples of all epochs."""
+  """A place among the examples of a slice, of all epochs."""
   next: int
   too_long: int  # of those before
 
 
 def make(
     *, tokenizer: Tokenizer, seed: int, files: str | Sequence[str], rows: int,
-    length: int, packed: bool = True,
+    length: int, packed: bool = True, slices: int = 1,
 ) -> Source:
   """Batches of (rows, length); the loss is on all that assistants wrote.
 
@@ -50,64 +54,135 @@ def make(
   conversation each line or row, as FORMS, perhaps with `tools`; other fields
   are left alone. With `packed` a row has as many examples as fit, none of which
   sees another (`ops/attention.py`); without it one. An example of more than
-  `length` tokens is left out, never cut; `too_long` counts them since the run
-  began, `epoch` how often all have been drawn, and `fill` is the share of a
-  batch that is no padding. ValueError, also of `next`, for a record that is no
-  conversation, with file and line, and for files that have changed.
+  `length` tokens is left out, never cut.
+
+  Slice g of `slices` has rows / slices rows in a row, and of the examples of
+  all epochs, one after the other, those whose number is g modulo `slices`. A
+  process draws the slices that its rows are of: with as many as there are
+  processes, or a multiple, it draws for no other. The fewer rows a slice has,
+  the less full they are; with other slices the batches are others.
+
+  All metrics are of the whole batch: `too_long` counts what was left out since
+  the run began, `epoch` how often all have been drawn, and `fill` is the share
+  that is no padding. ValueError for rows that do not split into slices; also of
+  `next`, for a record that is no conversation, with file and line, and for
+  files or slices that have changed.
   """
+  if slices < 1 or rows % slices:
+    raise ValueError(f'{rows} rows do not split into {slices} slices: set '
+                     f'experience.slices to a divisor of {rows}')
   with parts.named('experience.files'):
     found = records.open_all(files, FIELDS, parse)
-
-  def draw(position):
-    i = permutation.at(position, len(found), seed)
-    try:
-      return example(tokenizer, parse(found.read(i)))
-    except ValueError as error:
-      raise ValueError(f'{found.place(i)}: {error}') from error
+  draw = drawing(found, tokenizer, seed=seed, slices=slices)
+  each = rows // slices
 
   def next_batch(state, params, metrics, key):
     del params, metrics, key
-    if state['files'] != found.digest:
-      raise ValueError(
-          'experience.files are not what they were when this run began: put '
-          'them back, or take another --run_dir')
-    start = Cursor(state['next'], state['too_long'])
-    filled, at = fill(
-        draw, start, rows=rows, length=length, packed=packed,
-        between=[tokenizer.pad] if tokenizer.bos is None else [],
-        patience=2 * len(found))  # which are all of at least one epoch
+    starts = resumed(state, found.digest, slices)
+    filled = [Row([], [])] * rows  # empty where only others have them
+    counts = np.zeros((slices, 3), np.int32)
+    for g in sorted({row // each for row in dealing.held(rows)}):
+      filled[g * each:(g + 1) * each], at = fill(
+          functools.partial(draw, g), Cursor(starts[g], 0), rows=each,
+          length=length, packed=packed,
+          between=[tokenizer.pad] if tokenizer.bos is None else [],
+          patience=len(found),
+          hope=lambda: has_short(found, tokenizer, length))
+      counts[g, :2] = at.next - starts[g], at.too_long
     batch = Batch(
         episodes.pack([row.tokens for row in filled], length=length,
                       fill=tokenizer.pad, dtype=np.int32),
         episodes.pack([row.mask for row in filled], length=length, fill=False,
                       dtype=bool))
-    tokens = int((batch.tokens != tokenizer.pad).sum())
-    return {**at._asdict(), 'files': found.digest}, batch, {
-        'tokens': tokens, 'fill': tokens / batch.tokens.size,
-        'examples': at.next - start.next - at.too_long + start.too_long,
-        'epoch': at.next / len(found), 'too_long': at.too_long}
+    real = batch.tokens != tokenizer.pad
+    counts[:, 2] = real.reshape(slices, -1).sum(axis=1)
+    moved, too_long, tokens = dealing.largest(counts).T.tolist()
+    state = {'next': [a + b for a, b in zip(starts, moved, strict=True)],
+             'too_long': state['too_long'] + sum(too_long),
+             'files': found.digest}
+    return state, dealing.dealt(batch), {
+        'tokens': sum(tokens), 'fill': sum(tokens) / real.size,
+        'examples': sum(moved) - sum(too_long),
+        'epoch': sum(state['next']) / len(found),
+        'too_long': state['too_long']}
 
-  return Source(lambda: {**Cursor(0, 0)._asdict(), 'files': found.digest},
-                next_batch)
+  return Source(lambda: {'next': [0] * slices, 'too_long': 0,
+                         'files': found.digest}, next_batch)
+
+
+def drawing(
+    found: records.Records, tokenizer: Tokenizer, *, seed: int, slices: int,
+) -> Callable[[int, int], Row]:
+  """draw(g, i): example i of slice g, from 0.
+
+  The last one of each slice is kept, as it may begin the next batch.
+  """
+  last = {}
+
+  def draw(g, i):
+    if g not in last or last[g][0] != i:
+      at = permutation.at(g + slices * i, len(found), seed)
+      last[g] = i, record(found, at, tokenizer)
+    return last[g][1]
+
+  return draw
+
+
+def resumed(state: dict[str, Any], digest: str, slices: int) -> list[int]:
+  """Where each slice goes on; ValueError if this is not the run that began."""
+  if state['files'] != digest:
+    raise ValueError(
+        'experience.files are not what they were when this run began: put '
+        'them back, or take another --run_dir')
+  starts = np.ravel(state['next']).tolist()  # one number, in older checkpoints
+  if len(starts) != slices:
+    raise ValueError(f'this run began with experience.slices={len(starts)}: '
+                     'set it back, or take another --run_dir')
+  return starts
+
+
+def record(
+    found: records.Records, i: int, tokenizer: Tokenizer) -> Row:
+  """Record i as an example; ValueError names its file and line."""
+  try:
+    return example(tokenizer, parse(found.read(i)))
+  except ValueError as error:
+    raise ValueError(f'{found.place(i)}: {error}') from error
+
+
+def has_short(
+    found: records.Records, tokenizer: Tokenizer, length: int) -> bool:
+  """Whether any example has as few tokens as this."""
+  for i in range(len(found)):
+    beat()
+    if len(record(found, i, tokenizer).tokens) <= length:
+      return True
+  return False
+
+
+def beat() -> None:
+  """A beat of the pulse, unless others would have to have as many of them."""
+  if jax.process_count() == 1:
+    pulse.beat()
 
 
 def fill(
     draw: Callable[[int], Row], at: Cursor, *, rows: int, length: int,
-    packed: bool, between: list[int], patience: int,
+    packed: bool, between: list[int], patience: int, hope: Callable[[], bool],
 ) -> tuple[list[Row], Cursor]:
   """Rows of up to `length` tokens, and where the next batch begins.
 
   Each example goes, in order, where it leaves the least room; the first that
-  fits nowhere begins the next batch. ValueError when `patience` examples in a
-  row are too long.
+  fits nowhere begins the next batch. `hope` is asked, after `patience` examples
+  in a row that are too long, whether any is not; if none, ValueError.
   """
   filled, refused = [], 0
   while packed or len(filled) < rows:
     new = draw(at.next)
     if len(new.tokens) > length:
-      pulse.beat()
+      beat()
       refused += 1
-      if refused == patience:
+      if refused % patience == 0 and not hope():
         raise ValueError(f'no example has as few tokens as {length}: raise '
                          'experience.length')
       at = Cursor(at.next + 1, at.too_long + 1)

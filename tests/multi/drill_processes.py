@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from tests.experience import test_conversations as data
 from tests.faults import drill
 
 CUT = ('--config.mesh.data=2', '--config.mesh.fsdp=2',
@@ -47,6 +48,19 @@ def near(path, other, columns, tolerance=1e-5):
       if key in want:
         assert row[key] == pytest.approx(
             want[key], rel=tolerance, abs=tolerance), key
+
+
+def test_each_process_draws_the_conversations_of_its_rows(tmp_path):
+  path = data.write(tmp_path / 'a.jsonl', data.talks('qwen2', 24))
+  done = drill.subprocess.run(
+      [drill.sys.executable, 'launch/local.py', '-n', '2', '--devices=4',
+       '--grace=2', f'--logs={tmp_path / "logs"}', '--', drill.sys.executable,
+       '-m', 'tests.multi.slices', path], cwd=drill.ROOT, text=True,
+      env=drill.environment(4), capture_output=True, check=False, timeout=120)
+  said = [log.read_text() for log in sorted((tmp_path / 'logs').glob('*.log'))]
+  assert done.returncode == 0, said
+  assert ['the rows are those of one process' in text
+          for text in said] == [True] * 2
 
 
 def test_a_study_under_the_launcher(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlft import train
-from rlft.ops import sharding
+from rlft.ops import dealing, sharding
 from rlft.training import seal
 from tests import tiny
 
@@ -40,6 +40,25 @@ def test_rows_are_dealt_out_and_gathered(monkeypatch, data, devices):
     np.testing.assert_array_equal(back, 2 * np.arange(8.))
 
 
+@pytest.mark.parametrize('sizes, held', [
+    ((4, 1, 1), 2), ((1, 4, 1), 2), ((2, 1, 2), 4), ((1, 1, 4), 8)])
+def test_rows_of_the_host_are_dealt_out(monkeypatch, sizes, held):
+  over(monkeypatch, 4)
+  rows = {'tokens': np.arange(24).reshape(8, 3), 'ids': np.arange(8)}
+  assert dealing.dealt(rows) is rows and dealing.held(8) == list(range(8))
+  with sharding.over(sharding.make(**dict(
+      zip(sharding.AXES, sizes, strict=True)))):
+    dealt = dealing.dealt(rows)
+    assert dealing.held(8) == list(range(8))  # of one process, all are
+    for name, x in dealt.items():
+      assert [s.data.shape[0] for s in x.addressable_shards] == [held] * 4
+      np.testing.assert_array_equal(x, rows[name])
+    cut = jax.jit(lambda x: sharding.rows(x, 'a batch'))(rows['tokens'])
+    assert dealt['tokens'].sharding.is_equivalent_to(cut.sharding, 2)
+    numbers = np.arange(3)
+    assert dealing.largest(numbers) is numbers
+
+
 @pytest.mark.parametrize('data', [0, 5, -2])
 def test_devices_that_there_are_not_are_refused(monkeypatch, data):
   over(monkeypatch, 4)
@@ -53,7 +72,11 @@ def test_rows_that_do_not_split_are_refused_where_it_matters(monkeypatch):
     with pytest.raises(ValueError, match='6 rows of a batch do not split'):
       jax.jit(lambda x: sharding.rows(x, 'a batch'))(jnp.arange(6.))
     kept = jax.jit(lambda x: sharding.rows(x + 1))(jnp.arange(6.))
-    assert kept.is_fully_replicated
+    assert kept.is_fully_replicated and dealing.held(6) == list(range(6))
+    dealt = dealing.dealt(np.arange(6))
+    assert dealt.is_fully_replicated
+    with pytest.raises(ValueError, match='6 rows of a batch do not split'):
+      jax.eval_shape(lambda x: sharding.rows(x, 'a batch'), dealt)
 
 
 @pytest.mark.slow
