@@ -14,7 +14,13 @@ import ml_collections
 
 from rlft import parts
 from rlft.ops import sharding
-from rlft.planning import collectives, operations, programs, topologies
+from rlft.planning import (
+    collectives,
+    operations,
+    programs,
+    topologies,
+    traffic,
+)
 from rlft.planning.topologies import Topology
 
 # What share of a chip's numbers a program reaches. Of products on TPUs: the
@@ -88,7 +94,7 @@ def row(program: programs.Program, mesh: Any, at: Topology) -> dict[str, Any]:
       'beside_bytes': beside,
       'hbm_limit': limit, 'fits': limit is None or own <= limit,
       'flops': counted.total / chips, 'model_flops': model / chips,
-      'bytes': collectives.touched(text), 'sent': sent,
+      'bytes': traffic.touched(text), 'sent': sent,
       'sent_bytes': sum(x['bytes'] for x in sent.values()),
       'compile_seconds': seconds, 'compile_cpu_seconds': busy}
   return found | roofline(found, at)

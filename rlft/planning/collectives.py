@@ -33,7 +33,7 @@ def sent(text: str) -> dict[str, dict[str, float]]:
   Bytes on the wire by the algorithm of a ring: (n - 1) / n of the whole array
   for a gather, a scatter or an exchange among n chips, twice that for a sum.
   """
-  bodies = dict(_computations(text))
+  bodies = dict(computations(text))
   runs: dict[str, tuple[float, str, re.Match, str]] = {}
 
   def visit(name: str, times: float) -> None:
@@ -45,9 +45,9 @@ def sent(text: str) -> dict[str, dict[str, float]]:
         own = channel[0] if channel else f'{name} {number}'
         if times > runs.get(own, (0.0,))[0]:
           runs[own] = times, line, operation, name
-      inner = times * (_trips(line, bodies) if ' while(' in line else 1)
-      for called in _called(line):
-        visit(called, inner)
+      inner = times * (trips(line, bodies) if ' while(' in line else 1)
+      for name_of in called(line):
+        visit(name_of, inner)
 
   visit(next(n for n in bodies if n.startswith('ENTRY ')), 1.0)
   found: dict[str, Counter] = {}
@@ -64,7 +64,7 @@ def sent(text: str) -> dict[str, dict[str, float]]:
 
 
 def _bytes_sent(operation: re.Match, n: int) -> float:
-  sizes = [_bytes(*array) for array in ARRAY.findall(operation[1])
+  sizes = [size(*array) for array in ARRAY.findall(operation[1])
            if array[0] in BYTES]
   if operation[3] and operation[2] in ('all-gather', 'collective-permute'):
     sizes = [max(sizes)]  # an async start gives its operand as well
@@ -75,7 +75,8 @@ def _bytes_sent(operation: re.Match, n: int) -> float:
   return sum(sizes) * factor
 
 
-def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
+def computations(text: str) -> Iterator[tuple[str, list[str]]]:
+  """Name and lines of each computation of a program; 'ENTRY ' begins one."""
   name, lines = '', []
   for line in text.splitlines():
     header = HEADER.match(line)
@@ -88,14 +89,16 @@ def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
       lines.append(line)
 
 
-def _called(line: str) -> list[str]:
+def called(line: str) -> list[str]:
+  """Names of the computations that an operation runs."""
   names = CALLED.findall(line)
   for branches in BRANCHES.findall(line):
     names += [b.strip().lstrip('%') for b in branches.split(',')]
   return names
 
 
-def _bytes(kind: str, dims: str) -> float:
+def size(kind: str, dims: str) -> float:
+  """Bytes of an array as its text says it: 'bf16', '8,128'."""
   n = 1.0
   for d in dims.split(','):
     n *= int(d) if d else 1
@@ -117,7 +120,8 @@ def _group(line: str) -> int:
   return math.prod(int(sizes[a]) for a in re.findall(r"'\w+'", axes[2]))
 
 
-def _trips(line: str, bodies: dict[str, list[str]]) -> int:
+def trips(line: str, bodies: dict[str, list[str]]) -> int:
+  """How often a `while` runs at most."""
   known = TRIPS.search(line)
   if known:
     return int(known[1])
@@ -125,44 +129,3 @@ def _trips(line: str, bodies: dict[str, list[str]]) -> int:
   bounds = [
       int(n) for inner in bodies[condition] for n in BOUND.findall(inner)]
   return max(bounds, default=1)
-
-
-FREE = {'parameter', 'get-tuple-element', 'tuple', 'bitcast', 'constant',
-        'while', 'conditional', 'call', 'after-all', 'iota'}
-# An array with its layout; one of memory space 1 is beside a TPU's cores.
-LAID = re.compile(r'(\w+)\[([\d,]*)\](\{[^}]*\})?')
-DEFINED = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*?)\)')
-
-
-def touched(text: str) -> float:
-  """Bytes that one chip reads and writes in memory in one run.
-
-  What every operation is given and gives, fused ones as a whole, those of a
-  loop as often as it runs. Slices and updates touch no more than what they
-  give or put, and what stays beside a TPU's cores touches nothing.
-  """
-  bodies = dict(_computations(text))
-
-  def of(name: str, times: float) -> float:
-    sizes, total = {}, 0.0
-    for line in bodies.get(name, ()):
-      operation = DEFINED.match(line)
-      if not operation:
-        continue
-      own, kind, op, given = operation.groups()
-      sizes[own] = sum(
-          _bytes(name, dims) for name, dims, layout in LAID.findall(kind)
-          if name in BYTES and 'S(1)' not in layout)
-      if op in ('while', 'conditional', 'call'):
-        inner = times * (_trips(line, bodies) if op == 'while' else 1)
-        total += sum(of(called, inner) for called in _called(line))
-      if op in FREE:
-        continue
-      operands = [sizes.get(x.strip().lstrip('%').split(' ')[-1].lstrip('%'), 0)
-                  for x in given.split(',')]
-      if 'slice' in op or 'slice' in own or 'gather' in own:
-        operands = [min(x, sizes[own]) for x in operands]
-      total += times * (sizes[own] + sum(operands))
-    return total
-
-  return of(next(n for n in bodies if n.startswith('ENTRY ')), 1.0)

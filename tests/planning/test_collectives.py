@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlft.ops import sharding
-from rlft.planning import collectives
+from rlft.planning import collectives, traffic
 
 N = 64
 WHOLE = 4 * N * N  # bytes
@@ -94,7 +94,7 @@ def test_memory_is_touched_as_often_as_a_loop_runs():
     return jax.jit(lambda x: jax.lax.fori_loop(
         0, n, lambda _, x: jnp.sin(x @ x), x)).lower(x).compile().as_text()
 
-  one, ten = (collectives.touched(run(n)) for n in (10, 100))
+  one, ten = (traffic.touched(run(n)) for n in (10, 100))
   assert ten == pytest.approx(10 * one, rel=0.1)
   assert one >= 10 * 3 * WHOLE
 
@@ -127,4 +127,52 @@ ENTRY %main (p: f32[64]) -> f32[64] {
   ROOT %out = f32[64]{0:T(128)} negate(%near)
 }
 """
-  assert collectives.touched(text) == 2 * 64 * 4
+  assert traffic.touched(text) == 2 * 64 * 4
+
+
+def test_what_is_cut_out_of_a_stack_or_put_into_it_counts_alone():
+  """As a loop over layers does, fused with what it computes."""
+  text = """HloModule m
+
+%fused (stack: f32[28,64], x: f32[64], i: s32[]) -> f32[64] {
+  %stack = f32[28,64]{1,0} parameter(0)
+  %b = f32[28,64]{1,0} bitcast(%stack)
+  %x = f32[64]{0} parameter(1)
+  %i = s32[] parameter(2)
+  %cut = f32[1,64]{1,0} dynamic-slice(%b, %i), dynamic_slice_sizes={1,64}
+  %flat = f32[64]{0} bitcast(%cut)
+  ROOT %sum = f32[64]{0} add(%flat, %x)
+}
+
+%putting (stack: f32[28,64], x: f32[1,64], i: s32[]) -> f32[28,64] {
+  %stack = f32[28,64]{1,0} parameter(0)
+  %x = f32[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %twice = f32[1,64]{1,0} add(%x, %x)
+  ROOT %new = f32[28,64]{1,0} dynamic-update-slice(%stack, %twice, %i)
+}
+
+ENTRY %main (stack: f32[28,64], x: f32[64], i: s32[]) -> f32[28,64] {
+  %stack = f32[28,64]{1,0} parameter(0)
+  %x = f32[64]{0} parameter(1)
+  %i = s32[] parameter(2)
+  %y = f32[64]{0} fusion(%stack, %x, %i), kind=kLoop, calls=%fused
+  %z = f32[1,64]{1,0} bitcast(%y)
+  ROOT %r = f32[28,64]{1,0} fusion(%stack, %z, %i), kind=kLoop, calls=%putting
+}
+"""
+  row = 64 * 4
+  assert traffic.touched(text) == (3 * row + 4) + (2 * row + 4)
+
+
+def test_a_scan_over_layers_reads_each_once():
+  """On CPUs as well: twice as many layers, twice as much."""
+  def run(layers):
+    stack = jnp.ones((layers, 256, 256))
+    step = lambda x, w: (jnp.tanh(x @ w), None)
+    return jax.jit(lambda x, s: jax.lax.scan(step, x, s)[0]).lower(
+        jnp.ones((8, 256)), stack).compile().as_text()
+
+  few, many = (traffic.touched(run(n)) for n in (8, 32))
+  assert many / few == pytest.approx(4, rel=.1)
+  assert few < 3.3 * 8 * 256 * 256 * 4  # cut out, and multiplied with
