@@ -1,10 +1,11 @@
 """What published sizes take on slices of TPUs: writes docs/plans.md.
 
-  python -m tests.bench.plans [--only=qwen2.5-7b,sft,v5e] [--out=docs/plans.md]
+  python -m tests.bench.plans [--only=qwen2.5-7b,sft,v5e] [--kept=true]
 
 Every row is compiled by the compiler of that TPU, in a process of its own; none
 is run. Needs `pip install "jax[tpu]"` and no TPU. Rows that were made before
-are kept in --rows, a directory, and not made again.
+are kept in docs/plans (--rows) and not made again; with --kept only they are
+shown. The page is --out.
 """
 import json
 import pathlib
@@ -38,9 +39,13 @@ def command(size: str, kind: str, at: str, out: str = 'FILE') -> list[str]:
           f'--topology={at}', f'--programs={PROGRAMS[kind]}', f'--out={out}']
 
 
-def rows(size: str, kind: str, at: str, folder: pathlib.Path) -> list[dict]:
+def rows(size: str, kind: str, at: str, options: dict) -> list[dict]:
   """Compiled, or as they were kept."""
+  folder = pathlib.Path(options.get('rows', ROOT / 'docs' / 'plans'))
+  folder.mkdir(parents=True, exist_ok=True)
   path = folder / f'{size}-{kind}-{at.replace(":", "-")}.json'
+  if 'kept' in options and not path.exists():
+    return []
   if not path.exists():
     began = time.monotonic()
     done = subprocess.run(
@@ -86,17 +91,15 @@ def main(words: list[str]) -> None:
   """Makes what is missing and writes the page."""
   import jax
   options = dict(word[2:].split('=', 1) for word in words)
-  folder = pathlib.Path(options.get('rows', '/tmp/rlft-plans'))
-  folder.mkdir(parents=True, exist_ok=True)
   only = options.get('only', '').split(',') if 'only' in options else []
   wanted = lambda *names: all(any(o in n for n in names) for o in only)
   main_rows = [
       line(size, at, row) for kind in PROGRAMS for size in SIZES
       for at in SLICES if wanted(size, kind, at)
-      for row in rows(size, kind, at, folder)]
+      for row in rows(size, kind, at, options)]
   growth = [
       line(SIZES[0], at, row) for at in GROWTH if wanted(SIZES[0], 'sft', at)
-      for row in rows(SIZES[0], 'sft', at, folder)]
+      for row in rows(SIZES[0], 'sft', at, options)]
   page = HEAD.format(
       compiler=f'libtpu beside jax {jax.__version__}',
       when=time.strftime('%Y-%m-%d'), command=' '.join(
