@@ -174,7 +174,7 @@ def drop(section, key):
 
 REFUSED = [
     (put('objective', clpi=0.1), r'takes no clpi; known: .*clip'),
-    (put('objective', name='pop'), r"no 'pop' in rlft/objectives; known: ppo"),
+    (put('objective', name='pop'), r"no 'pop' in rlft/objectives; known: dapo"),
     (drop('objective', 'name'), "no '' in rlft/objectives"),
     (put('objective', kl_estimator='k9'), "no KL estimator 'k9'"),
     (put('advantages', gamma=1.0), r'takes no gamma; known: .*discount'),
