@@ -10,6 +10,7 @@ iteration from the base model; here the weights go on from rollout to rollout,
 and a stage that begins anew is another run.
 """
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlft.ops import groups, masked
@@ -36,11 +37,9 @@ def loss(outputs: Outputs, batch: Experience
   mask = batch.mask
   weights = jax.lax.stop_gradient(masked.keep(batch.advantages, mask))
   log_probs = masked.keep(outputs.log_probs, mask)
-  total, weight = masked.total(weights * log_probs, mask), masked.total(
-      weights, mask)
-  nll = -total / jax.numpy.where(weight > 0, weight, 1.0)
-  return nll, {
-      'nll': nll,
+  total = masked.total(weights * log_probs, mask)
+  weight = masked.total(weights, mask)
+  return -total / jnp.where(weight > 0, weight, 1.0), {
       'entropy': masked.mean(outputs.entropy, mask),
       'correct_tokens': masked.count(mask & (weights > 0)),
       'completion_tokens': masked.count(mask),
