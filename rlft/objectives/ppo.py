@@ -20,12 +20,19 @@ from rlft.types import Experience, Metrics, Outputs, Rollout
 
 
 def advantages(rollout: Rollout, *, discount: float = 1.0, lam: float = 0.95,
-               whiten: bool = True, kl_reward_coef: float = 0.0,
-               kl_estimator: str = 'k1') -> Experience:
-  """GAE on rewards less the KL; only the advantages are whitened."""
+               whiten: bool = True, whiten_rewards: bool = False,
+               kl_reward_coef: float = 0.0, kl_estimator: str = 'k1'
+               ) -> Experience:
+  """GAE on rewards less the KL; the advantages are whitened, not the returns.
+
+  `whiten_rewards` divides those rewards by their deviation over tokens, before
+  anything else; their mean stays (arXiv 2403.17031 found that it does harm).
+  """
   rewards = kl_reward.penalise(
       rollout.rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask,
       coef=kl_reward_coef, estimator=kl_estimator)
+  if whiten_rewards:
+    rewards = masked.whiten(rewards, rollout.mask, center=False)
   gains, returns = credit.gae(
       rewards, rollout.values, rollout.mask, discount=discount, lam=lam)
   gains = masked.whiten(gains, rollout.mask) if whiten else gains
