@@ -16,12 +16,12 @@ from jaxtyping import Array, Float
 from rlft.ops import actor_critic, masked, surrogate
 from rlft.ops import advantages as credit
 from rlft.rewards import kl as kl_reward
-from rlft.types import Experience, Metrics, Outputs, Rollout
+from rlft.types import Experience, Metrics, Outputs, Rollout, Scalar
 
 
 def advantages(rollout: Rollout, *, discount: float = 1.0, lam: float = 0.95,
                whiten: bool = True, whiten_rewards: bool = False,
-               kl_reward_coef: float = 0.0, kl_estimator: str = 'k1'
+               kl_reward_coef: Scalar = 0.0, kl_estimator: str = 'k1'
                ) -> Experience:
   """GAE on rewards less the KL; the advantages are whitened, not the returns.
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 from rlft.ops import actor, masked
 from rlft.ops import advantages as credit
 from rlft.rewards import kl as kl_reward
-from rlft.types import Experience, Metrics, Outputs, Rollout
+from rlft.types import Experience, Metrics, Outputs, Rollout, Scalar
 
 
 def advantages(rollout: Rollout, *, discount: float = 1.0, whiten: bool = True,
-               kl_reward_coef: float = 0.01, kl_estimator: str = 'k1'
+               kl_reward_coef: Scalar = 0.01, kl_estimator: str = 'k1'
                ) -> Experience:
   """Rewards to come less the KL to come; no token is paid for the past."""
   mask = rollout.mask

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float
 
 from rlft.ops import actor, groups, masked
 from rlft.rewards import kl as kl_reward
-from rlft.types import Experience, Metrics, Outputs, Rollout
+from rlft.types import Experience, Metrics, Outputs, Rollout, Scalar
 
 
-def advantages(rollout: Rollout, *, kl_reward_coef: float = 0.0,
+def advantages(rollout: Rollout, *, kl_reward_coef: Scalar = 0.0,
                kl_estimator: str = 'k1') -> Experience:
   """Returns less the mean of the others; 0 in a group of one."""
   mask = rollout.mask

@@ -9,12 +9,13 @@ step of a controller, whose state is the coefficient.
 from jaxtyping import Array, Bool, Float
 
 from rlft.ops import kl, masked
+from rlft.types import Scalar
 
 
 def penalise(
     rewards: Float[Array, 'B T'], log_probs: Float[Array, 'B T'],
     ref_log_probs: Float[Array, 'B T'], mask: Bool[Array, 'B T'], *,
-    coef: float, estimator: str = 'k1'
+    coef: Scalar, estimator: str = 'k1'
 ) -> Float[Array, 'B T']:
   """Rewards less `coef` per nat of KL(policy || reference), on the mask."""
   cost = kl.estimator(estimator)(log_probs, ref_log_probs)
