@@ -89,11 +89,15 @@ def decoding(config: ml_collections.ConfigDict) -> None:
 def objective(config: ml_collections.ConfigDict) -> None:
   """The loss on one row, and that there is a critic if it reads one."""
   name = config.objective.name
-  critic = rehearse(
-      parts.bind('objectives', 'loss', **config.objective.to_dict()),
-      parts.bind('objectives', 'advantages', name,
-                 **config.advantages.to_dict())
-      if binding.is_online(config) else None)
+  assign = parts.bind(
+      'objectives', 'advantages', name, **config.advantages.to_dict()
+  ) if binding.is_online(config) else None
+  critic = rehearse(parts.bind(
+      'objectives', 'loss', **config.objective.to_dict()), assign)
+  if assign and compares(assign) and config.experience.get('group', 1) == 1:
+    raise ValueError(
+        f'{name} compares the completions of a prompt, and experience.group is '
+        '1: set it to 2 or more')
   if critic != config.critic:
     reads = 'reads the values of a' if critic else 'reads no'
     raise ValueError(f'the objective {name} {reads} critic: set '
@@ -219,3 +223,17 @@ def rehearse(loss: Callable, advantages: Callable | None) -> bool:
         Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)[0]
 
   return math.isnan(jax.jit(value)())  # one program, not one for each step
+
+
+def compares(advantages: Callable) -> bool:
+  """Whether nothing is learned from two prompts of one completion each."""
+  def largest():
+    truth, number = jnp.ones((2, 2), bool), jnp.zeros((2, 2))
+    tokens = jnp.arange(4).reshape(2, 2)
+    rewards = jnp.array([[0.0, 1e3], [0.0, 2e3]])
+    found = advantages(Rollout(
+        tokens, truth, jnp.zeros_like(tokens), rewards, jnp.arange(2), number,
+        number, number, jnp.ones((2, 2))))
+    return jnp.abs(found.advantages).max()
+
+  return float(jax.jit(largest)()) == 0.0

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-SCALARS = (bool, float, int, str)  # annotations that leave no room for None
+from rlft.types import Scalar
+
+# Annotations that leave no room for None.
+SCALARS = (bool, float, int, str, Scalar)
 
 
 def names(folder: str) -> list[str]:

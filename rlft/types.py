@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 Metrics = dict[str, Any]  # flat: plain name -> scalar
+Scalar = float | Float[Array, '']  # a setting that may change while a run runs
 
 
 class TrainState(NamedTuple):

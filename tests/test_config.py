@@ -174,7 +174,7 @@ def drop(section, key):
 
 REFUSED = [
     (put('objective', clpi=0.1), r'takes no clpi; known: .*clip'),
-    (put('objective', name='pop'), r"no 'pop' in rlft/objectives; known: ppo"),
+    (put('objective', name='pop'), r"no 'pop' in rlft/objectives; known: dapo"),
     (drop('objective', 'name'), "no '' in rlft/objectives"),
     (put('objective', kl_estimator='k9'), "no KL estimator 'k9'"),
     (put('advantages', gamma=1.0), r'takes no gamma; known: .*discount'),
@@ -322,3 +322,22 @@ def test_every_shipped_config_is_sound(path, tmp_path):
     check.analysis(config, known={'runs/sft': made})
   else:
     check.run(config, known={'runs/sft': made})
+
+
+@pytest.mark.parametrize('name, compares', [
+    ('grpo', True), ('dr_grpo', True), ('rloo', True), ('gspo', True),
+    ('dapo', True), ('ppo', False), ('reinforce_pp', False),
+    ('one_zero_reinforce', False), ('expert_iteration', False)])
+def test_completions_that_are_compared_are_several(name, compares):
+  config = tiny.rl_config()
+  config.objective, config.advantages = dict(name=name), {}
+  config.critic = name == 'ppo'
+  if name != 'ppo':
+    config.optimizer = dict(learning_rate=1e-3)
+  check.objective(config)  # two of each prompt
+  config.experience.group = 1
+  if not compares:
+    check.objective(config)
+    return
+  with pytest.raises(ValueError, match='experience.group is 1: set it to 2'):
+    check.objective(config)

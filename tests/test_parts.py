@@ -50,3 +50,5 @@ def test_none_is_a_value_only_where_it_may_be():
   assert parts.bind('objectives', 'loss', 'ppo', value_clip=None)
   with pytest.raises(ValueError, match=r'ppo\.py: clip is None: give a value'):
     parts.bind('objectives', 'loss', 'ppo', value_clip=None, clip=None)
+  with pytest.raises(ValueError, match='kl_reward_coef is None: give a value'):
+    parts.bind('objectives', 'advantages', 'ppo', kl_reward_coef=None)

@@ -1,5 +1,6 @@
 """Rollouts: the policy plays, the environment pays, credit is assigned."""
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
 from rlft.ops import alarms, sharding, spans
+from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Rollout, Source
 
@@ -24,7 +26,8 @@ def make(
     ref_params: PyTree, prompts: int, group: int = 1,
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
     length: int = 36, reward_scale: float = 1.0, skip_tokens: int = 0,
-    decoding: tuple = (),
+    decoding: tuple = (), kl_target: float | None = None,
+    kl_horizon: int = 10000,
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
@@ -36,6 +39,10 @@ def make(
   multiplied by `reward_scale` before anything is learned from them; the metrics
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
+
+  With `kl_target`, in nats per completion, `advantages.kl_reward_coef` is only
+  where the coefficient of the KL in the reward begins: it follows the KL of the
+  rollouts (`rewards/kl.py:adapted`), and is the state of this source.
   """
   if temperature <= 0:
     raise ValueError(
@@ -44,6 +51,8 @@ def make(
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
   rows = prompts * group
+  start = 0 if kl_target is None else coefficient(
+      advantages, kl_target, kl_horizon)
   complete = episodes.completer(
       model, pad=tokenizer.pad, stops=tokenizer.stops, rows=rows,
       max_new_tokens=max_new_tokens, temperature=temperature,
@@ -51,12 +60,13 @@ def make(
   score = scorer(model, temperature)
 
   @jax.jit
-  def assign(rollout):
+  def assign(rollout, state):
+    cost = {} if kl_target is None else {'kl_reward_coef': state}
     zero = lambda x: jnp.where(rollout.mask, x, 0.0)
     return advantages(rollout._replace(
         rewards=rollout.rewards * reward_scale,
         log_probs=zero(rollout.log_probs), values=zero(rollout.values),
-        ref_log_probs=zero(rollout.ref_log_probs)))
+        ref_log_probs=zero(rollout.ref_log_probs)), **cost)
 
   def next_batch(state, params, metrics, key):
     del metrics
@@ -71,13 +81,31 @@ def make(
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     experience = assign(Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
-        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group)))
+        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group)), state)
     measured = measure(played, experience, sampled)
     if decoding:
       measured['decoding_kl'] = decoding_kl(played)
+    if kl_target is not None:
+      measured['kl_reward_coef'] = state
+      nats = measured['kl_k1'] * measured['completion_tokens']
+      state = kl_reward.adapted(
+          state, nats, target=kl_target, horizon=kl_horizon, rows=rows)
     return state, experience, measured
 
-  return Source(lambda: 0, next_batch)
+  return Source(lambda: start, next_batch)
+
+
+def coefficient(advantages: Callable, target: float, horizon: int) -> float:
+  """What a nat costs to begin with; ValueError where that cannot follow."""
+  known = inspect.signature(advantages).parameters.get('kl_reward_coef')
+  if known is None:
+    raise ValueError('experience.kl_target: this objective has no KL in its '
+                     'rewards; set it to None')
+  if not (known.default > 0 and target > 0 and horizon > 0):
+    raise ValueError(
+        f'experience.kl_target is {target}, kl_horizon {horizon} and '
+        f'advantages.kl_reward_coef {known.default}: all must be above 0')
+  return float(known.default)
 
 
 @functools.lru_cache  # one compilation for all runs of a study

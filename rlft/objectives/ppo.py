@@ -11,39 +11,32 @@ The KL term is differentiated on the behaviour's tokens as they are: see
 eq. 7 does not (dual clip, arXiv 1912.09729). None switches a clip or it off.
 """
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlft.ops import actor_critic, masked
+from rlft.ops import actor_critic, masked, surrogate
 from rlft.ops import advantages as credit
 from rlft.rewards import kl as kl_reward
-from rlft.types import Experience, Metrics, Outputs, Rollout
+from rlft.types import Experience, Metrics, Outputs, Rollout, Scalar
 
 
 def advantages(rollout: Rollout, *, discount: float = 1.0, lam: float = 0.95,
-               whiten: bool = True, kl_reward_coef: float = 0.0,
-               kl_estimator: str = 'k1') -> Experience:
-  """GAE on rewards less the KL; only the advantages are whitened."""
+               whiten: bool = True, whiten_rewards: bool = False,
+               kl_reward_coef: Scalar = 0.0, kl_estimator: str = 'k1'
+               ) -> Experience:
+  """GAE on rewards less the KL; the advantages are whitened, not the returns.
+
+  `whiten_rewards` divides those rewards by their deviation over tokens, before
+  anything else; their mean stays (arXiv 2403.17031 found that it does harm).
+  """
   rewards = kl_reward.penalise(
       rollout.rewards, rollout.log_probs, rollout.ref_log_probs, rollout.mask,
       coef=kl_reward_coef, estimator=kl_estimator)
+  if whiten_rewards:
+    rewards = masked.whiten(rewards, rollout.mask, center=False)
   gains, returns = credit.gae(
       rewards, rollout.values, rollout.mask, discount=discount, lam=lam)
   gains = masked.whiten(gains, rollout.mask) if whiten else gains
   return Experience(rollout, gains, returns)
-
-
-def clipped_surrogate(log_ratio: Float[Array, 'B T'],
-                      advantages: Float[Array, 'B T'], *, clip: float = 0.2,
-                      ratio_guard: float | None = None) -> Float[Array, 'B T']:
-  """min(ratio A, clipped ratio A); the guard caps the ratio where A < 0."""
-  if ratio_guard is not None:
-    if ratio_guard <= 1 + clip:
-      raise ValueError(f'{ratio_guard=} must be above 1 + clip = {1 + clip}')
-    log_ratio = jnp.minimum(log_ratio, jnp.log(ratio_guard))
-  ratio = jnp.exp(log_ratio)
-  clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
-  return jnp.minimum(ratio * advantages, clipped * advantages)
 
 
 def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
@@ -56,9 +49,9 @@ def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
   new = masked.keep_all(outputs, mask)
   old, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
   log_ratio = new.log_probs - old.log_probs
-  surrogate = clipped_surrogate(
-      log_ratio, gains, clip=clip, ratio_guard=ratio_guard)
+  gained = surrogate.clipped(
+      log_ratio, gains, low=clip, high=clip, guard=ratio_guard)
   return actor_critic.combine(
-      surrogate, log_ratio, new, old, gains, returns, actions=mask, mask=mask,
+      gained, log_ratio, new, old, gains, returns, actions=mask, mask=mask,
       clip=clip, value_clip=value_clip, value_coef=value_coef,
       entropy_coef=entropy_coef, kl_coef=kl_coef, kl_estimator=kl_estimator)

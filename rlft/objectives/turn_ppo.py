@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlft.objectives import ppo
-from rlft.ops import actor_critic, masked, turns
+from rlft.ops import actor_critic, masked, surrogate, turns
 from rlft.ops import advantages as credit
 from rlft.types import Experience, Metrics, Outputs, Rollout
 
@@ -48,12 +47,12 @@ def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.1,
   new = masked.keep_all(outputs, mask)
   old, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
   log_ratio = turns.total(old.weights * (new.log_probs - old.log_probs), ids)
-  surrogate = ppo.clipped_surrogate(
-      log_ratio, gains, clip=clip, ratio_guard=ratio_guard)
+  gained = surrogate.clipped(
+      log_ratio, gains, low=clip, high=clip, guard=ratio_guard)
   if ratio_guard is not None:
-    surrogate = jnp.where(
-        jnp.exp(log_ratio) > ratio_guard, (1 + clip) * gains, surrogate)
+    gained = jnp.where(
+        jnp.exp(log_ratio) > ratio_guard, (1 + clip) * gains, gained)
   return actor_critic.combine(
-      surrogate, log_ratio, new, old, gains, returns, actions=starts, mask=mask,
+      gained, log_ratio, new, old, gains, returns, actions=starts, mask=mask,
       clip=clip, value_clip=value_clip, value_coef=value_coef,
       entropy_coef=entropy_coef, kl_coef=kl_coef, kl_estimator=kl_estimator)

@@ -36,7 +36,8 @@ def combine(
       'value_clip_fraction': masked.mean(error > plain_error, actions),
       'explained_variance': critic.explained_variance(
           old.values, returns, actions),
-      'completion_tokens': masked.count(mask)}
+      'completion_tokens': masked.count(mask),
+      'loss_weight': masked.count(actions)}
   return (metrics['policy_loss'] + value_coef * metrics['value_loss']
           - entropy_coef * metrics['entropy']
           + kl_coef * masked.mean(penalty, mask)), metrics

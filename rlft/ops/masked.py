@@ -43,6 +43,36 @@ def mean(x: Shaped[Array, '*S'], mask: Bool[Array, '*S']
   return total(x, mask) / jnp.maximum(count(mask), 1)
 
 
+def row_count(mask: Bool[Array, 'B T']) -> Int[Array, 'B']:
+  """How many tokens of each row count."""
+  return mask.sum(axis=1, dtype=jnp.int32)
+
+
+def row_total(x: Shaped[Array, 'B T'], mask: Bool[Array, 'B T']
+              ) -> Float[Array, 'B']:
+  """Sum over the tokens of each row that count."""
+  return keep(x, mask).sum(
+      axis=1, dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def row_mean(x: Shaped[Array, 'B T'], mask: Bool[Array, 'B T']
+             ) -> Float[Array, 'B']:
+  """Token mean of each row; 0 for a row of which no token counts."""
+  return row_total(x, mask) / jnp.maximum(row_count(mask), 1)
+
+
+def along_rows(x: Float[Array, 'B'], mask: Bool[Array, 'B T']
+               ) -> Float[Array, 'B T']:
+  """A row's number on each of its tokens that count, 0 elsewhere."""
+  return keep(jnp.broadcast_to(x[:, None], mask.shape), mask)
+
+
+def lasts(mask: Bool[Array, 'B T']) -> Bool[Array, 'B T']:
+  """True at the last token of each row that counts."""
+  after = jnp.cumsum(mask[:, ::-1], axis=1)[:, ::-1]
+  return mask & (after == 1)
+
+
 def maximum(x: Float[Array, '*S'], mask: Bool[Array, '*S']
             ) -> Float[Array, '']:
   """Largest value that counts; 0 if none does."""

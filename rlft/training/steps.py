@@ -27,8 +27,7 @@ def descend(
   What is frozen has neither gradient nor moments. With a loss or gradient that
   is not finite nothing is changed, and the metric `skipped` is 1. Gradients of
   `microbatches` parts of the batch are made one after the other and added up,
-  each by its share of the tokens that count: the gradient of the whole, for a
-  loss that is a mean over tokens.
+  each by its weight in the loss: the gradient of the whole (`accumulated`).
   """
   trained = trees.trained(state.params)
 
@@ -66,7 +65,10 @@ def accumulated(
 ) -> tuple[PyTree, PyTree]:
   """What `graded` gives of the whole batch, from `count` parts of it.
 
-  Numbers that are whole are added up, others averaged over tokens.
+  A loss that is one mean, whatever over, says in its metric `loss_weight` how
+  much was averaged: value and gradient of the parts are averaged by that, or by
+  tokens that count where it says nothing. Other metrics: whole numbers are
+  added up, what ends in `_max` is the largest, the rest averaged over tokens.
   ValueError when its rows do not split so.
   """
   rows = batch.tokens.shape[0]
@@ -78,18 +80,32 @@ def accumulated(
   tokens = jnp.sum(parts.mask, axis=(1, 2))
   shares = tokens / jnp.maximum(jnp.sum(tokens), 1)
 
+  def measured(part):
+    (value, metrics), grads = graded(
+        trained, sharding.rows(part, 'a microbatch'))
+    weight = metrics.get('loss_weight', jnp.sum(part.mask)).astype(jnp.float32)
+    return weight, (value, sharding.parameters(grads)), metrics
+
+  def metric(name, total, x, share):
+    if name.endswith('_max'):
+      return jnp.maximum(total, x)
+    added = name == 'loss_weight' or jnp.issubdtype(x.dtype, jnp.integer)
+    return total + (x if added else share * x)
+
   def add(total, given):
     part, share = given
-    told, grads = graded(trained, sharding.rows(part, 'a microbatch'))
-    whole = lambda x: jnp.issubdtype(x.dtype, jnp.integer)  # a count
-    return jax.tree.map(
-        lambda t, x: t + (x if whole(x) else share * x), total,
-        (told, sharding.parameters(grads))), None
+    weights, sums, told = total
+    weight, found, metrics = measured(part)
+    return (weights + weight,
+            jax.tree.map(lambda t, x: t + weight * x, sums, found),
+            {k: metric(k, told[k], x, share) for k, x in metrics.items()}), None
 
-  like = jax.eval_shape(
-      lambda: graded(trained, jax.tree.map(lambda x: x[0], parts)))
+  like = jax.eval_shape(lambda: measured(jax.tree.map(lambda x: x[0], parts)))
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-  return jax.lax.scan(add, zeros, (parts, shares))[0]
+  (weights, sums, metrics), _ = jax.lax.scan(add, zeros, (parts, shares))
+  weights = jnp.where(weights > 0, weights, 1.0)
+  value, grads = jax.tree.map(lambda x: x / weights, sums)
+  return (value, metrics), grads
 
 
 def gradient_step(

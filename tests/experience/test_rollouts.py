@@ -1,5 +1,6 @@
 """The policy plays, the environment pays: what stands in a rollout."""
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from rlft import envs, episodes, policy
 from rlft.adapters import value_head
 from rlft.decoding import truncated
 from rlft.experience import rollouts
-from rlft.objectives import ppo
+from rlft.objectives import grpo, ppo, rloo
 from rlft.types import Task
 from tests import tiny
 
@@ -31,9 +32,9 @@ def params():
 
 
 def source(**changes):
-  return rollouts.make(
-      GAME, tokenizer=WORDS, model=tiny.model(), advantages=ppo.advantages,
-      ref_params=tiny.initialised(), **(SECTION | changes))
+  return rollouts.make(GAME, **(SECTION | dict(
+      tokenizer=WORDS, model=tiny.model(), advantages=ppo.advantages,
+      ref_params=tiny.initialised()) | changes))
 
 
 @functools.cache
@@ -240,3 +241,32 @@ def test_under_a_rule_the_trainer_keeps_the_full_softmax():
 
 def test_without_a_rule_there_is_no_distance_to_tell():
   assert 'decoding_kl' not in drawn()[1]
+
+
+def test_the_price_of_a_nat_follows_the_kl():
+  """One step of the controller by hand; the state is a number of JSON's."""
+  advantages = functools.partial(
+      rloo.advantages, kl_reward_coef=0.1, kl_estimator='k2')
+  played = source(advantages=advantages, kl_target=0.01, kl_horizon=40)
+  moved = {**params(), **tiny.initialised(1)}  # far from its reference
+  state, experience, metrics = played.next(
+      played.init(), moved, {}, jax.random.key(SEED))
+  assert played.init() == metrics['kl_reward_coef'] == 0.1
+  assert metrics['kl_k1'] * metrics['completion_tokens'] > 0.012
+  assert state == pytest.approx(0.1 * (1 + 0.2 * PROMPTS * GROUP / 40))
+  assert json.loads(json.dumps(state)) == state and type(state) is float
+  later = played.next(state, moved, {}, jax.random.key(SEED))
+  assert later[2]['kl_reward_coef'] == state
+  for coef, found in ((0.1, experience), (state, later[1])):
+    want = rloo.advantages(
+        found.rollout, kl_reward_coef=coef, kl_estimator='k2')
+    np.testing.assert_allclose(found.returns, want.returns, atol=1e-5)
+  assert np.abs(experience.returns - later[1].returns).max() > 1e-4
+
+
+@pytest.mark.parametrize('advantages, complaint', [
+    (grpo.advantages, 'this objective has no KL in its rewards'),
+    (rloo.advantages, 'advantages.kl_reward_coef 0.0: all must be above 0')])
+def test_a_target_that_nothing_follows_is_refused(advantages, complaint):
+  with pytest.raises(ValueError, match=complaint):
+    source(advantages=advantages, kl_target=6.0)

@@ -48,9 +48,11 @@ def example_rollout():
   near = outputs_of(TABLE)
   return Rollout(
       tokens=TOKENS, mask=MASK, turn_ids=TURN_IDS,
-      rewards=jnp.where(MASK, NORMAL(KEYS[3], (B, T)), 0.),
-      prompt_ids=jnp.array([0, 0, 1, 1]),
-      log_probs=near.log_probs + 0.01 * NORMAL(KEYS[4], (B, T)),
+      # every row is right, by any objective's default; no two the same
+      rewards=jnp.where(MASK, 1 + jnp.abs(NORMAL(KEYS[3], (B, T))), 0.),
+      prompt_ids=jnp.array([0, 0, 0, 0]),
+      # so near that no clip decides, not even one of 3e-4
+      log_probs=near.log_probs + 1e-4 * NORMAL(KEYS[4], (B, T)),
       ref_log_probs=near.log_probs + 0.3 * NORMAL(KEYS[5], (B, T)),
       values=near.values + 0.05 * NORMAL(KEYS[6], (B, T)),
       weights=jnp.where(MASK, jnp.linspace(0.5, 1., T)[None], 0.))
@@ -203,3 +205,13 @@ def test_jitted_advantages_equal_eager(name):
   for a, b in zip(floats(jax.jit(advantages)(rollout)),
                   floats(advantages(rollout)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', ONLINE)
+def test_rows_without_a_token_are_of_no_group(name):
+  advantages = parts.load('objectives', name).advantages
+  rollout = example_rollout()
+  want = advantages(rollout)
+  got = advantages(jax.tree.map(lambda x: x[:B - 1], rollout))
+  np.testing.assert_allclose(
+      got.advantages, want.advantages[:B - 1], rtol=1e-5, atol=1e-6)

@@ -48,6 +48,19 @@ def test_only_the_advantages_are_whitened():
   np.testing.assert_array_equal(white.returns, plain.returns)
 
 
+def test_whitened_rewards_keep_their_mean_over_deviation():
+  """Of the tokens that count, with the KL in them; off unless asked for."""
+  rollout = rollout_of()
+  cost = 0.1 * (rollout.log_probs - rollout.ref_log_probs)
+  paid = np.asarray(rollout.rewards - cost)
+  scale = paid[np.asarray(MASK)].std()
+  got = ppo.advantages(rollout, kl_reward_coef=0.1, whiten_rewards=True)
+  want = ppo.advantages(rollout._replace(rewards=jnp.asarray(paid / scale)))
+  np.testing.assert_allclose(got.returns, want.returns, atol=1e-5)
+  plain = ppo.advantages(rollout, kl_reward_coef=0.1)
+  assert np.abs(got.returns - plain.returns).max() > 0.01
+
+
 def test_kl_in_the_reward_by_hand():
   """Two tokens, one off: k1 = 0.5 and -1 nats, coefficient 0.1."""
   mask = jnp.array([[True, False, True]])

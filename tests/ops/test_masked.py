@@ -122,3 +122,16 @@ def test_keep_all_leaves_other_shapes():
   tree = masked.keep_all({'a': jnp.array([[1., 2.]]), 'b': jnp.ones(3)}, mask)
   assert tree['a'].tolist() == [[1., 0.]]
   assert tree['b'].tolist() == [1.] * 3
+
+
+def test_rows_by_hand():
+  mask = jnp.array([[False, True, False, True], [False] * 4, [True] * 4])
+  x = jnp.where(mask, jnp.arange(12.).reshape(3, 4), jnp.nan)
+  np.testing.assert_array_equal(masked.row_count(mask), [2, 0, 4])
+  np.testing.assert_array_equal(masked.row_total(x, mask), [4., 0., 38.])
+  np.testing.assert_array_equal(masked.row_mean(x, mask), [2., 0., 9.5])
+  np.testing.assert_array_equal(
+      masked.along_rows(jnp.array([7., 8., 9.]), mask),
+      [[0., 7., 0., 7.], [0.] * 4, [9.] * 4])
+  np.testing.assert_array_equal(
+      masked.lasts(mask), [[0, 0, 0, 1], [0] * 4, [0, 0, 0, 1]])

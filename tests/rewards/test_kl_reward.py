@@ -38,3 +38,15 @@ def test_unknown_estimator_lists_the_known():
   with pytest.raises(ValueError, match='known: k1, k2, k3'):
     kl_reward.penalise(
         REWARDS, LOG_PROBS, REF_LOG_PROBS, MASK, coef=1., estimator='kl')
+
+
+@pytest.mark.parametrize('measured, want', [
+    (6.3, 1 + 0.05 * 0.1),  # a little more than the target of 6 nats
+    (60., 1 + 0.2 * 0.1),  # far beyond: held
+    (0., 1 - 0.2 * 0.1),
+    (6., 1.),
+])
+def test_the_coefficient_follows_by_hand(measured, want):
+  """A tenth of the horizon."""
+  got = kl_reward.adapted(0.5, measured, target=6., horizon=1000, rows=100)
+  assert got == pytest.approx(0.5 * want)

@@ -176,6 +176,23 @@ def test_microbatches_make_the_gradient_of_the_whole(count):
     assert float(others[key]) == pytest.approx(float(told[key]), rel=1e-5), key
 
 
+def test_parts_weigh_what_the_loss_says_and_metrics_are_put_together():
+  """Two rows, one a part; the loss says 3 and 1, the mask 1 and 3 tokens."""
+  mask = jnp.array([[False, True, False, False], [False, True, True, True]])
+  batch = Batch(jnp.array([[3] * 4, [1] * 4], jnp.int32), mask)
+
+  def graded(w, part):
+    x = part.tokens[0, 0].astype(float)
+    return (w * x, {'loss_weight': x, 'completion_tokens': jnp.sum(part.mask),
+                    'ratio_max': x, 'kl': x}), x
+
+  (value, metrics), grad = steps.accumulated(
+      graded, jnp.asarray(2.0), batch, 2)
+  assert value == 2 * (3 * 3 + 1) / 4 and grad == (3 * 3 + 1) / 4
+  assert metrics == {'loss_weight': 4., 'completion_tokens': 4,
+                     'ratio_max': 3., 'kl': (3 + 3 * 1) / 4}
+
+
 def test_microbatches_that_do_not_split_are_refused():
   with pytest.raises(ValueError, match='6 rows do not split into 4 microb'):
     steps.accumulated(len, None, Batch(
