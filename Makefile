@@ -69,7 +69,7 @@ faults-full: faults
 # runs on several devices beside runs on one
 multi: $(VENV)/.tested
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=load \
-		-o python_files='drill_*.py' tests/multi
+		--durations=10 -o python_files='drill_*.py' tests/multi
 
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring

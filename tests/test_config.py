@@ -339,5 +339,5 @@ def test_completions_that_are_compared_are_several(name, compares):
   if not compares:
     check.objective(config)
     return
-  with pytest.raises(ValueError, match='experience.group is 1: set it to 2'):
+  with pytest.raises(ValueError, match=r'experience\.group is 1: set it'):
     check.objective(config)

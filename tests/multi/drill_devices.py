@@ -2,13 +2,12 @@
 import functools
 import json
 import math
-import pathlib
 
 import jax
 import ml_collections
 import pytest
 
-from rlft import analyze, train, weights
+from rlft import analyze, binding, train, weights
 from rlft.models import transformer
 from rlft.ops import sharding
 from tests import tiny
@@ -35,27 +34,26 @@ def config(kind):
   return made
 
 
-def run(kind, mesh, run_dir):
-  """The logged rows, and the end of the run."""
+def run(kind, mesh):
+  """What two updates measured, and the state after them."""
   made = config(kind)
-  made.mesh = mesh
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(sharding, 'devices', jax.devices)
     patch.setattr(transformer, 'SPELLED_OUT', 0)  # a loop, as on accelerators
-    state = train.run(made, run_dir)
-  lines = (run_dir / 'metrics.jsonl').read_text().splitlines()
-  return [json.loads(line) for line in lines], state
+    with sharding.over(sharding.make(**mesh)):
+      job = binding.build(made)
+      state, source, rows = job.state, job.source.init(), []
+      for step in range(2):
+        source, batch, _ = train.draw(job, source, state, {}, step)
+        state, seen = job.update(state, batch)
+        rows.append(jax.device_get(seen))
+  return rows, state
 
 
 @functools.cache
-def alone(kind, folder):
-  """The same run on one device."""
-  return run(kind, dict(data=1), pathlib.Path(folder) / f'{kind}_alone')[0]
-
-
-@pytest.fixture(scope='session')
-def folder(tmp_path_factory):
-  return str(tmp_path_factory.mktemp('alone'))
+def alone(kind):
+  """The same on one device."""
+  return run(kind, dict(data=1))[0]
 
 
 def name(mesh):
@@ -64,20 +62,19 @@ def name(mesh):
 
 @pytest.mark.parametrize('mesh', MESHES, ids=name)
 @pytest.mark.parametrize('kind', ['nano', 'qwen2'])
-def test_sft_is_that_of_one_device(kind, mesh, folder, tmp_path):
-  same(kind, mesh, folder, tmp_path)
+def test_sft_is_that_of_one_device(kind, mesh):
+  same(kind, mesh)
 
 
 @pytest.mark.parametrize('mesh', [
     dict(data=2, fsdp=2, tensor=2), dict(data=1, fsdp=8)], ids=name)
-def test_ppo_is_that_of_one_device(mesh, folder, tmp_path):
-  same('rl', mesh, folder, tmp_path)
+def test_ppo_is_that_of_one_device(mesh):
+  same('rl', mesh)
 
 
-def same(kind, mesh, folder, tmp_path):
-  wanted = alone(kind, folder)
-  rows, state = run(kind, mesh, tmp_path / 'run')
-  assert len(rows) == len(wanted) == 2
+def same(kind, mesh):
+  wanted = alone(kind)
+  rows, state = run(kind, mesh)
   for row, other in zip(rows, wanted, strict=True):
     for key in ('loss', 'grad_norm', 'update_norm'):
       assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), key
@@ -91,7 +88,7 @@ def same(kind, mesh, folder, tmp_path):
 def test_a_run_starts_from_a_checkpoint_that_each_device_reads_a_part_of(
     tmp_path):
   """And analyses of it are those of one device."""
-  run('tiny', dict(data=1), tmp_path / 'before')
+  train.run(config('tiny'), tmp_path / 'before')
   made = config('tiny')
   made.init, made.mesh = f'{tmp_path}/before@2', MESHES[6]
   with pytest.MonkeyPatch.context() as patch:
