@@ -22,6 +22,8 @@ from tests import tiny
 from tests.objectives import bigram
 from tests.objectives.bigram import IDS, MASK, PARAMS, REWARDS, B, T
 
+pytestmark = pytest.mark.slow  # a program for each case
+
 KEEP = np.asarray(MASK)
 LENGTHS = KEEP.sum(1)
 ROWS = (LENGTHS > 0).sum()

@@ -13,6 +13,8 @@ import pytest
 from rlft import parts
 from tests.objectives import bigram
 
+pytestmark = pytest.mark.slow  # a program for each case
+
 # keyword: another value than in ACTIVE or its default
 OTHER = dict(
     clip=0.05, clip_low=0.05, clip_high=0.05, value_clip=None, value_coef=0.1,

@@ -15,6 +15,8 @@ from rlft.types import Batch
 from tests.objectives import bigram
 from tests.objectives.bigram import PARAMS, B
 
+pytestmark = pytest.mark.slow  # a program for each case
+
 NAMES = parts.names('objectives')
 ONLINE = [name for name in NAMES
           if hasattr(parts.load('objectives', name), 'advantages')]
