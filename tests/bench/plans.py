@@ -28,7 +28,9 @@ PPO: 256 rollouts of up to 1,024 tokens, 512 of them new, with a critic of the
 policy's size and a reference. HBM is what a chip holds while the program runs,
 other parts of the run included. "Again" are operations made a second time.
 Seconds are predicted from a roofline with assumed shares (products 0.55,
-bandwidth 0.8, network 0.7 of a chip's numbers); nothing has been run. Made by
+bandwidth 0.8, network 0.7 of a chip's numbers); nothing has been run. Rows without
+seconds are older than the way in which memory traffic is counted now. Compilations
+ran beside up to three others on two cores. Made by
 `python -m tests.bench.plans`; each row by `{command}`.
 """
 
@@ -65,6 +67,8 @@ def line(name: str, at: str, row: dict) -> str:
             f'{row["hbm_bytes"] / GIB:.1f} of {row["hbm_limit"] / GIB:.0f} '
             '**does not fit** |' + ' |' * 6)
   again = row['flops'] - row['model_flops'] if row['name'] in PROGRAMS else 0
+  spent = row.get('compile_cpu_seconds')
+  busy = f' ({spent:.0f} of a CPU)' if spent else ''
   free = 1 - row['hbm_bytes'] / row['hbm_limit']
   sent = ', '.join(f'{kind} {x["bytes"] / 1e9:.1f}'
                    for kind, x in row['sent'].items() if x['bytes'] > 5e7)
@@ -72,18 +76,23 @@ def line(name: str, at: str, row: dict) -> str:
       f'| {name} | {row["name"]} | {at} | {row["hbm_bytes"] / GIB:.1f} of '
       f'{row["hbm_limit"] / GIB:.0f} ({free:.0%} free) | '
       f'{(row["flops"] - again) / 1e12:.1f} | {again / 1e12:.1f} | '
-      f'{row["bytes"] / 1e9:.0f} | {row["sent_bytes"] / 1e9:.1f} '
-      f'({sent or "next to nothing"}) | '
-      f'{row["seconds"]:.2f} ({row["bound_by"]}, MFU {row["mfu"]:.0%}) | '
-      f'{row["compile_seconds"]:.0f} '
-      f'({row.get("compile_cpu_seconds", 0):.0f} of a CPU) |')
+      f'{row["sent_bytes"] / 1e9:.1f} ({sent or "next to nothing"}) | '
+      f'{predicted(row)} | {row["compile_seconds"]:.0f}{busy} |')
+
+
+def predicted(row: dict) -> str:
+  """Traffic of memory and what follows from the roofline, where it was made."""
+  if 'seconds' not in row:
+    return ' |'
+  return (f'{row["bytes"] / 1e9:.0f} | {row["seconds"]:.2f} '
+          f'({row["bound_by"]}, MFU {row["mfu"]:.0%})')
 
 
 def table(found: list[str]) -> str:
   """With its head."""
   return '\n'.join([
       '| model | program | slice | HBM a chip, GiB | model TFLOP | again | '
-      'memory GB | sent GB a chip (by kind) | predicted s | compiled in s |',
+      'sent GB a chip (by kind) | memory GB | predicted s | compiled in s |',
       '|---|---|---|---|---|---|---|---|---|---|', *found])
 
 
