@@ -28,9 +28,9 @@ PPO: 256 rollouts of up to 1,024 tokens, 512 of them new, with a critic of the
 policy's size and a reference. HBM is what a chip holds while the program runs,
 other parts of the run included. "Again" are operations made a second time.
 Seconds are predicted from a roofline with assumed shares (products 0.55,
-bandwidth 0.8, network 0.7 of a chip's numbers); nothing has been run. Rows without
-seconds are older than the way in which memory traffic is counted now. Compilations
-ran beside up to three others on two cores. Made by
+bandwidth 0.8, network 0.7 of a chip's numbers); nothing has been run. Rows
+without seconds are older than the way in which memory traffic is counted now.
+Compilations ran beside up to three others on two cores. Made by
 `python -m tests.bench.plans`; each row by `{command}`.
 """
 
