@@ -182,7 +182,7 @@ def killed_at(world, name, run_dir):
   """A run in a process of its own, killed before that object is there."""
   process = subprocess.Popen(
       [sys.executable, '-m', 'rlft.main', 'run', f'--run_dir={run_dir}',
-       '--config=tests/faults/runs.py:sft', '--config.num_steps=4',
+       '--config=tests/faults/runs.py:sft,deep', '--config.num_steps=4',
        '--config.evaluate.every=2', '--config.checkpoint.every=2'],
       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
@@ -303,7 +303,8 @@ def test_puts_that_fail_for_a_while_change_nothing(disk, world):
 
 def code_of(run_dir, capfd):
   """Exit code of the command, and its last line."""
-  words = ['run', '--config=tests/faults/runs.py:sft', f'--run_dir={run_dir}',
+  words = ['run', '--config=tests/faults/runs.py:sft,deep',
+           f'--run_dir={run_dir}',
            '--config.num_steps=4', '--config.evaluate.every=2',
            '--config.checkpoint.every=2']
   capfd.readouterr()
@@ -424,7 +425,7 @@ def test_checkpoints_in_a_bucket_are_read_by_name(
     ('gs://other/a', 'storage.buckets.get: 404'),
     ('s3://bucket/a', 's3:// cannot be written to')])
 def test_a_place_that_is_none_is_refused(world, capfd, name, said):
-  words = ['run', '--config=tests/faults/runs.py:sft', f'--run_dir={name}']
+  words = ['run', '--config=tests/faults/runs.py:sft,deep', f'--run_dir={name}']
   assert said in refused(words, capfd)
   assert not world.objects
 
@@ -432,7 +433,7 @@ def test_a_place_that_is_none_is_refused(world, capfd, name, said):
 def test_a_run_that_could_not_go_on_does_not_begin(world, capfd):
   """Orbax asks for the bucket where there are steps, and only then."""
   world.fails = lambda asked: 403 if asked.what == 'bucket' else None
-  words = ['run', '--config=tests/faults/runs.py:sft',
+  words = ['run', '--config=tests/faults/runs.py:sft,deep',
            '--run_dir=gs://bucket/a']
   assert 'storage.buckets.get: 403' in refused(words, capfd)
   assert not world.objects

@@ -1,7 +1,7 @@
 """Configs of the drills: small, but with everything that a run does.
 
 `sft` and `rl`; `analysed` measures rotation in the loop, `seeded` has another
-seed.
+seed, `deep` the two layers of tiny instead of one.
 """
 import ml_collections
 
@@ -12,8 +12,9 @@ from tests import tiny
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   words = set(variant.split(','))
   config = tiny.rl_config(5) if 'rl' in words else tiny.sft_config(12)
-  # One layer: most of a drill is what a process does before its first step.
-  config.model.update(preset='', shape={**presets.shape('tiny'), 'layers': 1})
+  if 'deep' not in words:  # most of a drill is what comes before its first step
+    config.model.update(
+        preset='', shape={**presets.shape('tiny'), 'layers': 1})
   config.evaluate.every = 4
   config.checkpoint.every = 1 if 'rl' in words else 3
   config.seed = 1 if 'seeded' in words else 0
