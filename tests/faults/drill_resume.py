@@ -28,18 +28,22 @@ def test_killed_again_and_again_at_random_moments(whole, tmp_path, kind):
   variant, processes = KINDS[kind]
   wanted, seconds = whole(variant)
   rng = random.Random(f'{kind} {os.environ.get("FAULTS_SEED", 0)}')
-  run_dir = tmp_path / kind
-  killed = 0
+  killed, runs = 0, 1
   while killed < KILLS:
+    run_dir = tmp_path / f'{kind}-{runs}'
     process = drill.begin(variant, run_dir, **layout(processes))
     try:
       process.wait(rng.uniform(.3, 1.1) * seconds)
-      assert process.returncode == 0, process.stdout.read()
-      process.communicate()
-      break
     except drill.subprocess.TimeoutExpired:
       drill.kill(process)
       killed += 1
+      continue
+    # It came to its end between two kills: the others are another run's.
+    assert process.returncode == 0, process.stdout.read()
+    process.communicate()
+    drill.same(run_dir, wanted)
+    runs += 1
+  print(f'{kind}: {killed} kills, {runs} runs')
   done = drill.run(variant, run_dir, **layout(processes))
   assert done.code == 0, done.said
   drill.same(run_dir, wanted)
