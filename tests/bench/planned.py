@@ -8,9 +8,10 @@ largest memory in use where the device counts it. A GPU's numbers are those of
 `rlft plan`; a CPU's are measured here first.
 """
 import functools
-import statistics
 import sys
 import time
+
+from tests.bench import scaling
 
 SHAPES = {  # of the model, then rows and tokens: measured, then predicted
     'small': ((dict(width=256, layers=4, heads=4, kv_heads=2, hidden=896,
@@ -62,25 +63,9 @@ def best(run, *given, count: int = 5) -> float:
 def measured(made) -> tuple[float, float | None]:
   """Median seconds of a step, and the peak of the device's memory."""
   import jax
-  import jax.numpy as jnp
-
-  from rlft import binding, tokenizer
-  from rlft.planning import programs
-  update, *_ = programs.of(made, None)
-  model, params = binding.build_params(made, tokenizer.load(made.tokenizer))
-  run, tx, _ = binding.build_update(made, model)
-  state = update.arguments[0]._replace(
-      params=params, step=jnp.zeros((), jnp.int32), key=jax.random.key(0),
-      opt_state=jax.jit(tx.init)(params))
-  batch = jax.tree.map(
-      lambda x: jnp.ones(x.shape, x.dtype), update.arguments[1])
-  took = []
-  for _ in range(6):
-    began = time.monotonic()
-    state, _ = jax.block_until_ready(run(state, batch))
-    took.append(time.monotonic() - began)
+  took = scaling.step_seconds(made, None, count=4, warm=2)
   stats = jax.devices()[0].memory_stats() or {}
-  return statistics.median(took[2:]), stats.get('peak_bytes_in_use')
+  return took, stats.get('peak_bytes_in_use')
 
 
 def main(words: list[str]) -> None:

@@ -27,11 +27,9 @@ bfloat16; blocks made again in the backward pass. SFT: 256 rows of 2,048 tokens.
 PPO: 256 rollouts of up to 1,024 tokens, 512 of them new, with a critic of the
 policy's size and a reference. HBM is what a chip holds while the program runs,
 other parts of the run included. "Again" are operations made a second time.
-Seconds are predicted from a roofline with assumed shares (products 0.55,
-bandwidth 0.8, network 0.7 of a chip's numbers); nothing has been run. Rows
-without seconds are older than the way in which memory traffic is counted now.
-Compilations ran beside up to three others on two cores. Made by
-`python -m tests.bench.plans`; each row by `{command}`.
+Seconds are predicted from a roofline with assumed shares of a chip's numbers
+({shares}); nothing has been run.
+Made by `python -m tests.bench.plans`; each row by `{command}`.
 """
 
 
@@ -83,7 +81,7 @@ def line(name: str, at: str, row: dict) -> str:
 def predicted(row: dict) -> str:
   """Traffic of memory and what follows from the roofline, where it was made."""
   if 'seconds' not in row:
-    return ' |'
+    return 'not counted | not predicted'
   return (f'{row["bytes"] / 1e9:.0f} | {row["seconds"]:.2f} '
           f'({row["bound_by"]}, MFU {row["mfu"]:.0%})')
 
@@ -99,6 +97,8 @@ def table(found: list[str]) -> str:
 def main(words: list[str]) -> None:
   """Makes what is missing and writes the page."""
   import jax
+
+  from rlft import planning
   options = dict(word[2:].split('=', 1) for word in words)
   only = options.get('only', '').split(',') if 'only' in options else []
   wanted = lambda *names: all(any(o in n for n in names) for o in only)
@@ -112,7 +112,8 @@ def main(words: list[str]) -> None:
   page = HEAD.format(
       compiler=f'libtpu beside jax {jax.__version__}',
       when=time.strftime('%Y-%m-%d'), command=' '.join(
-          ['rlft', *command('SIZE', 'sft', 'SLICE')[:-2], '--out=FILE']))
+          ['rlft', *command('SIZE', 'sft', 'SLICE')[:-2], '--out=FILE']),
+      shares=', '.join(f'{k} {v}' for k, v in planning.EFFICIENCY.items()))
   page += (f'\n{table(main_rows)}\n\n## From 16 to 256 chips\n\n'
            f'{table(growth)}\n')
   out = pathlib.Path(options.get('out', ROOT / 'docs' / 'plans.md'))

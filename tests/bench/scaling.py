@@ -44,14 +44,22 @@ def seconds(made, topology: str) -> float | None:
   if not topology.startswith('cpu'):
     return None
   import jax
+
+  from rlft.ops import sharding
+  with sharding.choosing(jax.devices()[:int(topology[4:])]):
+    mesh = sharding.make(data=1, fsdp=-1)
+  return step_seconds(made, mesh, count=3)
+
+
+def step_seconds(made, mesh, *, count: int, warm: int = 1) -> float:
+  """Median of so many steps of an SFT run on this machine's devices."""
+  import jax
   import jax.numpy as jnp
 
   from rlft import binding, tokenizer
   from rlft.ops import sharding
   from rlft.planning import programs
-  with sharding.choosing(jax.devices()[:int(topology[4:])]):
-    mesh = sharding.make(data=1, fsdp=-1)
-  update, _ = programs.of(made, mesh)
+  update, *_ = programs.of(made, mesh)
   words = tokenizer.load(made.tokenizer)
   with sharding.over(mesh):
     model, params = binding.build_params(made, words)
@@ -63,11 +71,11 @@ def seconds(made, topology: str) -> float | None:
     batch = jax.tree.map(
         lambda x: jnp.ones(x.shape, x.dtype), update.arguments[1])
     took = []
-    for _ in range(4):
+    for _ in range(warm + count):
       began = time.monotonic()
       state, _ = jax.block_until_ready(run(state, batch))
       took.append(time.monotonic() - began)
-  return statistics.median(took[1:])
+  return statistics.median(took[warm:])
 
 
 def main(words: list[str]) -> None:
