@@ -16,9 +16,7 @@ def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> None:
   `analyse` ends in NAME.json and NAME.npz; `edits` in NAME.jsonl, one row per
   edited model with its evaluations, continued where it stopped.
   """
-  mesh = parts.fill(
-      sharding.make, 'config.mesh', **config.get('mesh', {}))()
-  with sharding.over(mesh):
+  with sharding.over(binding.build_mesh(config)):
     perform(config, run_dir)
 
 

@@ -55,6 +55,11 @@ def build(config: ml_collections.ConfigDict) -> Job:
              build_analyses(config), is_online(config), probe)
 
 
+def build_mesh(config) -> Any:
+  """The section `mesh` over the devices there are; None for one device."""
+  return parts.fill(sharding.make, 'config.mesh', **config.get('mesh', {}))()
+
+
 def is_online(config) -> bool:
   """Whether the objective learns from what its own policy samples."""
   name = config.objective.get('name', '')

@@ -34,6 +34,7 @@ Known = Mapping[str, Any]  # earlier stages: name -> config
 def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   """A run; the checkpoints of `known` stages are yet to be made."""
   refuse_peak(config.init)
+  binding.build_mesh(config)
   for name in (config.init, config.base):
     if name:
       same_model(config, name, made_with(name, known or {}))
@@ -117,6 +118,7 @@ def analysis(
   parts.bind('analyses', 'edits' if sweeps else 'analyse', **section)
   if not sweeps:
     door.known_keys(config, door.TABLE, f'section of the analysis {name}')
+  binding.build_mesh(config)
   where = config.get('checkpoints', {})
   if sorted(where.keys()) != ['after', 'before']:
     raise ValueError('config.checkpoints names two: before and after')

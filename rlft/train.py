@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 import rlft
-from rlft import binding, evaluate, observe, parts, pulse, startup
+from rlft import binding, evaluate, observe, pulse, startup
 from rlft.adapters import lora
 from rlft.binding import Job
 from rlft.ops import alarms, sharding, trees
@@ -31,8 +31,7 @@ def run(config: ml_collections.ConfigDict, run_dir: store.Where) -> TrainState:
 
   On all devices of `mesh`, over which arrays are cut as `ops.sharding` says.
   """
-  mesh = parts.fill(sharding.make, 'config.mesh', **config.mesh)()
-  with sharding.over(mesh):
+  with sharding.over(binding.build_mesh(config)):
     return train(config, run_dir)
 
 

@@ -238,6 +238,7 @@ REFUSED = [
     (put('analyses', rotation=dict(select='x')), "matches select='x'; known"),
     (put('analyses', rotation=dict(steps=(9,))), 'step 9 is beyond num_steps'),
     (put('checkpoint', steps=(-1,)), 'step -1 is before'),
+    (put('mesh', fsdp=3), 'mesh'),
 ]
 
 
@@ -314,6 +315,8 @@ def test_every_shipped_config_is_sound(path, tmp_path):
     for section in sections:
       if section.get('experience', {}).get('files') == '':
         section.experience.files = str(talk)  # they are the reader's own
+      if 'mesh' in section:
+        section.mesh.update(data=-1, fsdp=1, tensor=1)  # a pod has more devices
       for evaluation in section.get('evals', {}).values():
         evaluation.n = 8  # a thousand hands take their time
   if 'stages' in config:

@@ -5,7 +5,7 @@ import json
 import ml_collections
 import pytest
 
-from rlft import analyze, check, report, study, train, weights
+from rlft import analyze, api, check, report, study, train, weights
 from rlft import config as door
 from rlft.training import metrics
 from tests import tiny
@@ -313,3 +313,10 @@ def test_a_studys_mesh_is_that_of_all_its_stages():
   assert all(mesh == dict(data=-1, fsdp=2, tensor=1) for mesh in meshes)
   again = door.from_dict(json.loads(door.to_json(made)))
   assert again.stages.rotation.config.mesh.fsdp == 2
+
+
+def test_a_mesh_that_the_devices_do_not_make_leaves_nothing(tmp_path):
+  with pytest.raises(ValueError, match='mesh.fsdp=3, but there are 1 devices'):
+    api.run('configs/general_points/demo.py:smoke', tmp_path / 'study',
+            **{'mesh.fsdp': '3'})
+  assert not (tmp_path / 'study').exists()

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from rlft import parts
+from rlft import binding
 from rlft.ops import sharding
 from rlft.planning import (
     collectives,
@@ -49,7 +49,7 @@ def plan(
   seen: set[tuple] = set()
   for stage, section in stages.items():
     with sharding.choosing(found.devices):
-      mesh = parts.fill(sharding.make, 'config.mesh', **section.mesh)()
+      mesh = binding.build_mesh(section)
     with sharding.compiling_for(found.platform):
       for program in programs.of(section, mesh):
         mark = program.name, str(jax.tree.map(str, program.arguments))
