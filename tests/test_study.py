@@ -316,7 +316,7 @@ def test_a_studys_mesh_is_that_of_all_its_stages():
 
 
 def test_a_mesh_that_the_devices_do_not_make_leaves_nothing(tmp_path):
-  with pytest.raises(ValueError, match=r'mesh\.fsdp=3, but there are 1 devices'):
+  with pytest.raises(ValueError, match=r'fsdp=3, but there are 1 devices'):
     api.run('configs/general_points/demo.py:smoke', tmp_path / 'study',
             **{'mesh.fsdp': '3'})
   assert not (tmp_path / 'study').exists()
