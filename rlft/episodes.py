@@ -32,6 +32,11 @@ class Episode(NamedTuple):
   turns: list[Turn]
 
 
+def was_cut(episode: Episode, stops: Sequence[int]) -> bool:
+  """Whether the last turn met no stop; what the policy wrote ends there."""
+  return episode.tokens[-1] not in stops
+
+
 def transcript(
     tokenizer: Tokenizer, task: Task, tries: Sequence[tuple[str, str]],
     answer: str,
@@ -137,11 +142,13 @@ def completer(
 def play(
     respond: Callable, tasks: Sequence[Task], complete: Completer, params: Any,
     tokenizer: Tokenizer, key: Key[Array, ''], *, tries: int = 1,
+    end_truncated: bool = False,
 ) -> list[Episode]:
   """Plays every task for up to `tries` turns with the verifier's feedback.
 
-  Sample i of turn t uses fold_in(fold_in(key, i), t). A chat's turn that met
-  no stop is closed before the feedback; the policy did not write that token.
+  Sample i of turn t uses fold_in(fold_in(key, i), t). A turn that met no stop
+  ends its episode if `end_truncated`; else a chat's is closed before the
+  feedback, by a token that the policy did not write.
   """
   episodes = []
   for task in tasks:
@@ -160,8 +167,9 @@ def play(
     still = []
     for i, tokens, log_p in zip(active, new, scores, strict=True):
       reply = _answer(episodes[i], tokens, log_p, respond, tokenizer, turn)
-      if not reply.done and turn + 1 < tries:
-        if tokens[-1] not in tokenizer.stops:
+      cut = tokens[-1] not in tokenizer.stops
+      if not reply.done and turn + 1 < tries and not (cut and end_truncated):
+        if cut:
           _append(episodes[i], tokenizer.cut)
         _append(episodes[i], tokenizer.between(reply.observation))
         still.append(i)

@@ -114,6 +114,26 @@ def test_the_last_try_gets_no_feedback():
   assert sum(episode.rewards) == sum(t.reward for t in episode.turns)
 
 
+@pytest.mark.parametrize('end_truncated, turns', [(False, 2), (True, 1)])
+def test_a_turn_that_was_cut_is_the_last_if_so_wanted(end_truncated, turns):
+  """One that was not goes on either way."""
+  cut, whole = hand(0), hand(1)
+  begun = scripted([wrong(cut), wrong(whole)], ['1', '1'])
+
+  def complete(params, contexts, keys):
+    new, scores = begun(params, contexts, keys)
+    if len(begun.seen) == 1:
+      new[0].pop()
+      scores[0] = episodes.Scores(*(column[:-1] for column in scores[0]))
+    return new[:len(contexts)], scores[:len(contexts)]
+
+  one, two = played([cut, whole], complete, tries=2,
+                    end_truncated=end_truncated)
+  assert (len(one.turns), len(two.turns)) == (turns, 2)
+  assert episodes.was_cut(one, WORDS.stops) == (turns == 1)
+  assert not episodes.was_cut(two, WORDS.stops)
+
+
 def test_keys_are_of_the_sample_and_its_turn():
   """Whoever else is still playing does not change a row's key."""
   first, second = hand(0), hand(1)

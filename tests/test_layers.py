@@ -22,7 +22,7 @@ LAYERS = (
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
-     'records'),
+     'records', 'outcomes'),
     ('types', 'pulse', 'paths', 'usage'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}

@@ -1,22 +1,21 @@
 """Rollouts: the policy plays, the environment pays, credit is assigned."""
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rlft import episodes, policy
+from rlft import episodes, outcomes, policy
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
-from rlft.ops import alarms, sharding, spans
+from rlft.ops import alarms, masked, sharding, spans
 from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
-from rlft.types import Experience, Rollout, Source
+from rlft.types import Experience, Metrics, Rollout, Source
 
 BINS, LIMIT = 20, 4.0
 
@@ -27,18 +26,26 @@ def make(
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
     length: int = 36, reward_scale: float = 1.0, skip_tokens: int = 0,
     decoding: tuple = (), kl_target: float | None = None,
-    kl_horizon: int = 10000,
+    kl_horizon: int = 10000, end_truncated: bool = False,
+    mask_truncated: bool = False,
+    learn_from: Sequence[str] = outcomes.LEARNED,
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
   Behaviour log-probs are the trainer's own, at the sampling temperature, so a
   first ratio is exactly 1; how far the sampler's are from them is the metric
   `sampler_gap` (largest absolute difference, nats). Under a rule (`decoding`:
-  its name and settings as pairs) they are still those of the full softmax, and
+  its name and settings as pairs) both are still those of the full softmax, and
   `decoding_kl` tells how far that is from what was drawn from. Rewards are
   multiplied by `reward_scale` before anything is learned from them; the metrics
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
+
+  Rows whose last turn's kind (rlft/outcomes.py) is not in `learn_from` do not
+  count, nor, with `mask_truncated`, those that were cut, correct or not (the
+  overlong filtering of arXiv 2503.14476, section 3.4). Of such a row no token
+  is in the mask of the experience: it is in no loss, no group and no statistic
+  of advantages. With `end_truncated` a turn that was cut is an episode's last.
 
   With `kl_target`, in nats per completion, `advantages.kl_reward_coef` is only
   where the coefficient of the KL in the reward begins: it follows the KL of the
@@ -50,6 +57,7 @@ def make(
   if skip_tokens < 0:
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
+  learned = outcomes.known(learn_from, 'experience.learn_from')
   rows = prompts * group
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
@@ -62,11 +70,7 @@ def make(
   @jax.jit
   def assign(rollout, state):
     cost = {} if kl_target is None else {'kl_reward_coef': state}
-    zero = lambda x: jnp.where(rollout.mask, x, 0.0)
-    return advantages(rollout._replace(
-        rewards=rollout.rewards * reward_scale,
-        log_probs=zero(rollout.log_probs), values=zero(rollout.values),
-        ref_log_probs=zero(rollout.ref_log_probs)), **cost)
+    return advantages(cleared(rollout, reward_scale), **cost)
 
   def next_batch(state, params, metrics, key):
     del metrics
@@ -74,15 +78,22 @@ def make(
     tasks = [env.sample(rng) for _ in range(prompts)]
     played = episodes.play(
         env.respond, [t for t in tasks for _ in range(group)], complete,
-        lora.merge(params), tokenizer, key, tries=tries)
+        lora.merge(params), tokenizer, key, tries=tries,
+        end_truncated=end_truncated)
     weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
                for e in played]
-    arrays, sampled = to_arrays(played, weights, tokenizer.pad, length)
+    ends = [end(e, tokenizer.stops) for e in played]
+    arrays = to_arrays(played, weights, tokenizer.pad, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
-    experience = assign(Rollout(
+    rollout = Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
-        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group)), state)
-    measured = measure(played, experience, sampled)
+        truncated=np.array([e.truncated for e in ends]),
+        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group))
+    enter = np.array([e.kind in learned and not (
+        e.truncated and mask_truncated) for e in ends])
+    experience = assign(rollout._replace(
+        mask=rollout.mask & enter[:, None]), state)
+    measured = count(played, ends) | measure(rollout, experience)
     if decoding:
       measured['decoding_kl'] = decoding_kl(played)
     if kl_target is not None:
@@ -93,6 +104,28 @@ def make(
     return state, experience, measured
 
   return Source(lambda: start, next_batch)
+
+
+class End(NamedTuple):
+  """How an episode ended."""
+  kind: str  # of its last turn, one of outcomes.KINDS
+  truncated: bool  # that turn met no stop
+
+
+def end(episode: episodes.Episode, stops: Sequence[int]) -> End:
+  """What became of an episode."""
+  cut = episodes.was_cut(episode, stops)
+  return End(outcomes.kind(episode.turns[-1], cut), cut)
+
+
+def cleared(rollout: Rollout, scale: float) -> Rollout:
+  """Zeros off the mask, and rewards times `scale`."""
+  zero = lambda x: masked.keep(x, rollout.mask)
+  return rollout._replace(
+      rewards=zero(rollout.rewards) * scale,
+      log_probs=zero(rollout.log_probs), values=zero(rollout.values),
+      ref_log_probs=zero(rollout.ref_log_probs),
+      sampler_log_probs=zero(rollout.sampler_log_probs))
 
 
 def coefficient(advantages: Callable, target: float, horizon: int) -> float:
@@ -145,8 +178,8 @@ def weigh(
 def to_arrays(
     played: list[episodes.Episode], weights: list[list[float]], pad: int,
     length: int,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Episodes as the arrays of a Rollout, and the sampler's log-probs.
+) -> dict[str, np.ndarray]:
+  """Episodes as arrays of a Rollout, those that the sampler knows.
 
   Prompts are left-padded so that first completions start in one column.
   """
@@ -160,15 +193,14 @@ def to_arrays(
     return episodes.pack(rows, length=length, fill=fill, dtype=dtype,
                          prompt=prompt, starts=starts)
 
-  arrays = {
+  return {
       'tokens': column('tokens', pad, np.int32),
       'mask': column('mask', False, bool),
       'turn_ids': column('turn_ids', -1, np.int32),
       'rewards': column('rewards', 0.0, np.float32),
       'weights': packed(weights, 0.0, np.float32),
+      'sampler_log_probs': column('log_probs', 0.0, np.float32),
   }
-  sampled = column('log_probs', 0.0, np.float32)
-  return arrays, sampled
 
 
 def decoding_kl(played: list[episodes.Episode]) -> float:
@@ -182,43 +214,52 @@ def decoding_kl(played: list[episodes.Episode]) -> float:
           e.mask, e.log_probs, e.sampling_log_probs, strict=True) if counts]))
 
 
-def measure(
-    played: list[episodes.Episode], experience: Experience,
-    sampled: np.ndarray,
-) -> dict[str, float]:
-  """What a rollout says of the policy; rewards in the environment's units.
+def count(
+    played: list[episodes.Episode], ends: list[End]) -> Metrics:
+  """What the environment said, in its own units, and how much was sampled."""
+  return {
+      'reward': float(np.mean([sum(t.reward for t in e.turns)
+                               for e in played])),
+      'success': float(np.mean([e.kind == 'correct' for e in ends])),
+      'truncated': float(np.mean([e.truncated for e in ends])),
+      **outcomes.rates([e.kind for e in ends]),
+      'turns': float(np.mean([len(e.turns) for e in played])),
+      'tokens': float(sum(len(e.tokens) for e in played)),
+      'samples': float(sum(len(e.turns) for e in played)),
+  }
 
+
+def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:
+  """What a rollout says of the policy, and what is learned from it.
+
+  Log-probs are compared on all that the policy wrote, whether or not it counts
+  in the experience. `learned` is the share of rows that do.
   `advantage_entropy` is that of the histogram of advantages over tokens, in
   nats: BINS equal bins, LIMIT deviations to either side (at most ln BINS; the
-  bins of arXiv 2509.12235 are not stated).
+  bins of arXiv 2509.12235 are not stated). Halt where nothing counts.
   """
-  rollout = experience.rollout
-  mask = np.asarray(rollout.mask)
+  wrote, mask = (np.asarray(x.mask) for x in (rollout, experience))
   if not mask.any():
     raise alarms.Halt(
         'no completion of a rollout has any token that counts: look at '
-        'experience.length, which contexts are cut to')
+        'experience.length, which contexts are cut to' if not wrote.any() else
+        'no row of a rollout enters the loss: what they are is not in '
+        'experience.learn_from, or all were cut (mask_truncated); '
+        f'{rollout.truncated.mean():.0%} met no stop in max_new_tokens')
   log_p = np.asarray(rollout.log_probs)
   ref = np.asarray(rollout.ref_log_probs)
-  gap = np.abs(log_p - sampled)[mask]
+  gap = np.abs(log_p - rollout.sampler_log_probs)[wrote]
   gains = np.asarray(experience.advantages)[mask]
   counts, _ = np.histogram(np.clip(
       gains, -LIMIT, LIMIT), bins=BINS, range=(-LIMIT, LIMIT))
   shares = counts[counts > 0] / counts.sum()
-  outcomes = [next(k for k in e.turns[-1].parts if k != 'number_field')
-              for e in played]
   return {
-      'reward': float(np.mean([sum(t.reward for t in e.turns)
-                               for e in played])),
-      'success': float(np.mean([o == 'correct' for o in outcomes])),
-      'turns': float(np.mean([len(e.turns) for e in played])),
-      'completion_tokens': float(mask.sum() / len(played)),
-      'tokens': float(sum(len(e.tokens) for e in played)),
-      'samples': float(sum(len(e.turns) for e in played)),
+      'completion_tokens': float(wrote.sum() / len(wrote)),
+      'learned': float(mask.any(axis=1).mean()),
       'advantage_largest': float(np.abs(gains).max()),
       'advantage_entropy': float(-(shares * np.log(shares)).sum()),
       'sampler_gap': float(gap.max()),
       'sampler_gap_mean': float(gap.mean()),
-      'kl_k1': float((log_p - ref)[mask].mean()),
-      'reference_gap': float(np.abs(log_p - ref)[mask].max()),
+      'kl_k1': float((log_p - ref)[wrote].mean()),
+      'reference_gap': float(np.abs(log_p - ref)[wrote].max()),
   }

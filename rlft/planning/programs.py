@@ -120,7 +120,9 @@ def _experience(rows: int, length: int) -> Experience:
   return Experience(
       Rollout(tokens=tokens, mask=mask, turn_ids=tokens, rewards=number,
               prompt_ids=_ints(rows), log_probs=number, ref_log_probs=number,
-              values=number, weights=number), number, number)
+              values=number, weights=number, sampler_log_probs=number,
+              truncated=jax.ShapeDtypeStruct((rows,), jnp.bool_)),
+      number, number)
 
 
 def _laid(tree: PyTree) -> PyTree:

@@ -1,0 +1,52 @@
+"""What became of a completion: six kinds that exclude one another.
+
+An environment has names of its own for what it found, the first of
+`Turn.parts`; whoever counts, or decides what is learned from, goes by kinds:
+
+  correct     accepted by the verifier, cut or not
+  wrong       read by the verifier, and not right
+  unparsable  not to be read: the environment says `format` or `unparsable`
+  truncated   not correct, and cut before it met a stop, whatever else it is
+  timed_out   the verifier did not answer in time (rlft/verifiers.py)
+  crashed     the verifier raised, or its process died
+"""
+from collections.abc import Iterable, Sequence
+
+from rlft.types import Metrics, Turn
+
+KINDS = (
+    'correct', 'wrong', 'unparsable', 'truncated', 'timed_out', 'crashed')
+FAILURES = KINDS[4:]  # of the verifier, which say nothing of the completion
+LEARNED = KINDS[:4]
+UNREAD = ('format', 'unparsable')  # what environments call it
+
+
+def named(turn: Turn) -> str:
+  """The environment's own name for what it found."""
+  return next(name for name in turn.parts if name != 'number_field')
+
+
+def kind(turn: Turn, truncated: bool) -> str:
+  """Which of KINDS a turn is; `truncated`: it met no stop."""
+  name = named(turn)
+  if name in ('correct', *FAILURES):
+    return name
+  if truncated:
+    return 'truncated'
+  return 'unparsable' if name in UNREAD else 'wrong'
+
+
+def rates(kinds: Sequence[str]) -> Metrics:
+  """The share of each kind: outcome_correct, ..., which add up to 1."""
+  return {f'outcome_{name}': kinds.count(name) / len(kinds) for name in KINDS}
+
+
+def known(wanted: Iterable[str], where: str) -> frozenset[str]:
+  """These kinds; ValueError, naming `where`, for none or an unknown one."""
+  found = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+  odd = [name for name in found if name not in KINDS]
+  if odd or not found:
+    raise ValueError(
+        f'{where} {f"has no kind {odd[0]!r}" if odd else "is empty"}; known: '
+        f'{", ".join(KINDS)}')
+  return frozenset(found)
