@@ -270,7 +270,7 @@ def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
 LEAST = {  # whole numbers
     **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
-                     'draws'), 1),
+                     'draws', 'max_batches'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
                      'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped'),
                     0)}

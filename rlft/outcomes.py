@@ -12,6 +12,9 @@ An environment has names of its own for what it found, the first of
 """
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from rlft import episodes
 from rlft.types import Metrics, Turn
 
 KINDS = (
@@ -39,6 +42,29 @@ def kind(turn: Turn, truncated: bool) -> str:
 def rates(kinds: Sequence[str]) -> Metrics:
   """The share of each kind: outcome_correct, ..., which add up to 1."""
   return {f'outcome_{name}': kinds.count(name) / len(kinds) for name in KINDS}
+
+
+def end(
+    episode: episodes.Episode, stops: Sequence[int]) -> tuple[str, bool]:
+  """The kind of an episode's last turn, and whether that was cut."""
+  cut = episodes.was_cut(episode, stops)
+  return kind(episode.turns[-1], cut), cut
+
+
+def count(
+    played: Sequence[episodes.Episode], stops: Sequence[int]) -> Metrics:
+  """What environments said, in their own units, and how much was sampled."""
+  kinds, cut = zip(*(end(e, stops) for e in played), strict=True)
+  return {
+      'reward': float(np.mean([sum(t.reward for t in e.turns)
+                               for e in played])),
+      'success': kinds.count('correct') / len(kinds),
+      'truncated': float(np.mean(cut)),
+      **rates(kinds),
+      'turns': float(np.mean([len(e.turns) for e in played])),
+      'tokens': float(sum(len(e.tokens) for e in played)),
+      'samples': float(sum(len(e.turns) for e in played)),
+  }
 
 
 def known(wanted: Iterable[str], where: str) -> frozenset[str]:

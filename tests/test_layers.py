@@ -18,11 +18,11 @@ LAYERS = (
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
     ('objectives',),
-    ('policy', 'episodes'),
+    ('policy', 'episodes', 'outcomes', 'verifiers'),
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
-     'records', 'outcomes'),
+     'records'),
     ('types', 'pulse', 'paths', 'usage'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}

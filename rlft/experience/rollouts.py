@@ -1,12 +1,20 @@
-"""Rollouts: the policy plays, the environment pays, credit is assigned."""
+"""Rollouts: the policy plays, the environment pays, credit is assigned.
+
+Rows whose last turn's kind (rlft/outcomes.py) is not in `learn_from` do not
+count, nor, with `mask_truncated`, those that were cut, correct or not (the
+overlong filtering of arXiv 2503.14476, section 3.4). Of such a row no token is
+in the mask of the experience: it is in no loss, no group and no statistic of
+advantages. With `end_truncated` a turn that was cut is an episode's last.
+"""
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from rlft import episodes, outcomes, policy
 from rlft.adapters import lora
@@ -20,9 +28,28 @@ from rlft.types import Experience, Metrics, Rollout, Source
 BINS, LIMIT = 20, 4.0
 
 
-def make(
-    env: Environment, *, tokenizer: Tokenizer, model: Any, advantages: Callable,
-    ref_params: PyTree, prompts: int, group: int = 1,
+class Drawn(NamedTuple):
+  """What a batch is made of: groups of the completions of one prompt."""
+  groups: list[list[episodes.Episode]]  # as many as `prompts`
+  full: int  # the first so many of them may enter the loss
+  played: list[episodes.Episode]  # all that was sampled for it
+  told: Metrics
+
+
+def once(play: Callable, enters: Callable, key: Key[Array, '']) -> Drawn:
+  """Whatever is sampled first: play(key) gives groups, as many as `prompts`.
+
+  What takes its place may choose among several, and by enters(episode), which
+  tells whether a row may enter the loss.
+  """
+  del enters
+  groups = play(key)
+  return Drawn(groups, len(groups), flat(groups), {})
+
+
+def source(
+    draw: Callable, env: Environment, *, tokenizer: Tokenizer, model: Any,
+    advantages: Callable, ref_params: PyTree, prompts: int, group: int = 1,
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
     length: int = 36, reward_scale: float = 1.0, skip_tokens: int = 0,
     decoding: tuple = (), kl_target: float | None = None,
@@ -41,12 +68,6 @@ def make(
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
 
-  Rows whose last turn's kind (rlft/outcomes.py) is not in `learn_from` do not
-  count, nor, with `mask_truncated`, those that were cut, correct or not (the
-  overlong filtering of arXiv 2503.14476, section 3.4). Of such a row no token
-  is in the mask of the experience: it is in no loss, no group and no statistic
-  of advantages. With `end_truncated` a turn that was cut is an episode's last.
-
   With `kl_target`, in nats per completion, `advantages.kl_reward_coef` is only
   where the coefficient of the KL in the reward begins: it follows the KL of the
   rollouts (`rewards/kl.py:adapted`), and is the state of this source.
@@ -58,14 +79,19 @@ def make(
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
   learned = outcomes.known(learn_from, 'experience.learn_from')
-  rows = prompts * group
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
-  complete = episodes.completer(
-      model, pad=tokenizer.pad, stops=tokenizer.stops, rows=rows,
-      max_new_tokens=max_new_tokens, temperature=temperature,
-      decoding=decoding)
+  play = player(
+      env, tokenizer, episodes.completer(
+          model, pad=tokenizer.pad, stops=tokenizer.stops, rows=prompts * group,
+          max_new_tokens=max_new_tokens, temperature=temperature,
+          decoding=decoding),
+      prompts, group, tries=tries, end_truncated=end_truncated)
   score = scorer(model, temperature)
+
+  def enters(episode):
+    kind, cut = outcomes.end(episode, tokenizer.stops)
+    return kind in learned and not (cut and mask_truncated)
 
   @jax.jit
   def assign(rollout, state):
@@ -74,48 +100,56 @@ def make(
 
   def next_batch(state, params, metrics, key):
     del metrics
-    rng = generator(key)
-    tasks = [env.sample(rng) for _ in range(prompts)]
-    played = episodes.play(
-        env.respond, [t for t in tasks for _ in range(group)], complete,
-        lora.merge(params), tokenizer, key, tries=tries,
-        end_truncated=end_truncated)
-    weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
-               for e in played]
-    ends = [end(e, tokenizer.stops) for e in played]
-    arrays = to_arrays(played, weights, tokenizer.pad, length)
+    drawn = draw(functools.partial(play, lora.merge(params)), enters, key)
+    chosen = flat(drawn.groups)
+    arrays = to_arrays(
+        chosen, [weigh(e, env.spans, tokenizer.decode, skip_tokens)
+                 for e in chosen], tokenizer, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     rollout = Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
-        truncated=np.array([e.truncated for e in ends]),
         prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group))
-    enter = np.array([e.kind in learned and not (
-        e.truncated and mask_truncated) for e in ends])
+    enter = np.array([i < drawn.full * group and enters(e)
+                      for i, e in enumerate(chosen)])
     experience = assign(rollout._replace(
         mask=rollout.mask & enter[:, None]), state)
-    measured = count(played, ends) | measure(rollout, experience)
+    measured = drawn.told | outcomes.count(
+        drawn.played, tokenizer.stops) | measure(rollout, experience)
     if decoding:
-      measured['decoding_kl'] = decoding_kl(played)
+      measured['decoding_kl'] = decoding_kl(drawn.played)
     if kl_target is not None:
       measured['kl_reward_coef'] = state
       nats = measured['kl_k1'] * measured['completion_tokens']
       state = kl_reward.adapted(
-          state, nats, target=kl_target, horizon=kl_horizon, rows=rows)
+          state, nats, target=kl_target, horizon=kl_horizon, rows=len(chosen))
     return state, experience, measured
 
   return Source(lambda: start, next_batch)
 
 
-class End(NamedTuple):
-  """How an episode ended."""
-  kind: str  # of its last turn, one of outcomes.KINDS
-  truncated: bool  # that turn met no stop
+make = functools.partial(source, once)
 
 
-def end(episode: episodes.Episode, stops: Sequence[int]) -> End:
-  """What became of an episode."""
-  cut = episodes.was_cut(episode, stops)
-  return End(outcomes.kind(episode.turns[-1], cut), cut)
+def flat(groups: list[list]) -> list:
+  """The rows of all groups, in order."""
+  return list(itertools.chain(*groups))
+
+
+def player(
+    env: Environment, tokenizer: Tokenizer, complete: episodes.Completer,
+    prompts: int, group: int, **options: Any,
+) -> Callable:
+  """play(params, key) -> `prompts` groups of episodes of a task each."""
+
+  def play(params, key):
+    rng = generator(key)
+    tasks = [env.sample(rng) for _ in range(prompts)]
+    played = episodes.play(
+        env.respond, [t for t in tasks for _ in range(group)], complete,
+        params, tokenizer, key, **options)
+    return [played[i:i + group] for i in range(0, len(played), group)]
+
+  return play
 
 
 def cleared(rollout: Rollout, scale: float) -> Rollout:
@@ -176,8 +210,8 @@ def weigh(
 
 
 def to_arrays(
-    played: list[episodes.Episode], weights: list[list[float]], pad: int,
-    length: int,
+    played: list[episodes.Episode], weights: list[list[float]],
+    tokenizer: Tokenizer, length: int,
 ) -> dict[str, np.ndarray]:
   """Episodes as arrays of a Rollout, those that the sampler knows.
 
@@ -194,12 +228,14 @@ def to_arrays(
                          prompt=prompt, starts=starts)
 
   return {
-      'tokens': column('tokens', pad, np.int32),
+      'tokens': column('tokens', tokenizer.pad, np.int32),
       'mask': column('mask', False, bool),
       'turn_ids': column('turn_ids', -1, np.int32),
       'rewards': column('rewards', 0.0, np.float32),
       'weights': packed(weights, 0.0, np.float32),
       'sampler_log_probs': column('log_probs', 0.0, np.float32),
+      'truncated': np.array([
+          episodes.was_cut(e, tokenizer.stops) for e in played]),
   }
 
 
@@ -212,21 +248,6 @@ def decoding_kl(played: list[episodes.Episode]) -> float:
   return float(np.mean([
       drawn - full for e in played for counts, full, drawn in zip(
           e.mask, e.log_probs, e.sampling_log_probs, strict=True) if counts]))
-
-
-def count(
-    played: list[episodes.Episode], ends: list[End]) -> Metrics:
-  """What the environment said, in its own units, and how much was sampled."""
-  return {
-      'reward': float(np.mean([sum(t.reward for t in e.turns)
-                               for e in played])),
-      'success': float(np.mean([e.kind == 'correct' for e in ends])),
-      'truncated': float(np.mean([e.truncated for e in ends])),
-      **outcomes.rates([e.kind for e in ends]),
-      'turns': float(np.mean([len(e.turns) for e in played])),
-      'tokens': float(sum(len(e.tokens) for e in played)),
-      'samples': float(sum(len(e.turns) for e in played)),
-  }
 
 
 def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:

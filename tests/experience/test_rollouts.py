@@ -192,10 +192,13 @@ def episode(prompt, completion):
       sampling_log_probs=[0.0] * n + [-0.2] * m, completions=[], turns=[])
 
 
+STOPS_AT_2 = WORDS._replace(pad=0, end=2, stops=(2,))
+
+
 def test_arrays_by_hand():
   arrays = rollouts.to_arrays(
       [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])],
-      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], pad=0, length=20)
+      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], STOPS_AT_2, length=20)
   assert arrays['tokens'][:, 13:].tolist() == [
       [0, 1, 7, 9, 2, 0, 0], [1, 8, 8, 9, 0, 0, 0]]
   assert arrays['turn_ids'][0, 13:].tolist() == [-1, -1, -1, 0, 0, -1, -1]
@@ -203,12 +206,13 @@ def test_arrays_by_hand():
   assert arrays['weights'][:, 15:18].tolist() == [[0, 0.5, 1], [0, 1, 0]]
   assert arrays['sampler_log_probs'][:, 15:18].tolist() == [
       [0, -0.5, -0.5], [0, -0.5, 0]]
+  assert arrays['truncated'].tolist() == [False, True]
 
 
 def test_a_row_that_is_too_short_is_refused():
   with pytest.raises(ValueError, match='does not fit in 18: raise'):
     rollouts.to_arrays(
-        [episode([1, 7], [9, 9, 2])], [[0.0] * 5], pad=0, length=18)
+        [episode([1, 7], [9, 9, 2])], [[0.0] * 5], STOPS_AT_2, length=18)
 
 
 def test_a_temperature_of_zero_explores_nothing():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft.objectives import dapo, dr_grpo, grpo, ppo, reinforce_pp
+from rlft.objectives import grpo, ppo
 from rlft.ops import surrogate
 from rlft.types import Rollout
 from tests.objectives import bigram
@@ -94,7 +94,7 @@ def test_no_gradient_goes_through_the_correction():
   np.testing.assert_allclose(slopes[1], np.exp([[0.3, -0.2]]), rtol=1e-5)
 
 
-@pytest.mark.parametrize('module', [dapo, dr_grpo, grpo, ppo, reinforce_pp])
+@pytest.mark.parametrize('module', [grpo, ppo])
 def test_a_sampler_that_agrees_needs_no_correction(module):
   """And one that is e^0.5 off everywhere weighs the policy's term by that."""
   def gradient(nats, **options):
