@@ -10,17 +10,17 @@ An environment has names of its own for what it found, the first of
   timed_out   the verifier did not answer in time (rlft/verifiers.py)
   crashed     the verifier raised, or its process died
 """
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from rlft import episodes
 from rlft.types import Metrics, Turn
+from rlft.verifiers import FAILURES
 
-KINDS = (
-    'correct', 'wrong', 'unparsable', 'truncated', 'timed_out', 'crashed')
-FAILURES = KINDS[4:]  # of the verifier, which say nothing of the completion
-LEARNED = KINDS[:4]
+LEARNED = ('correct', 'wrong', 'unparsable', 'truncated')
+KINDS = (*LEARNED, *FAILURES)
 UNREAD = ('format', 'unparsable')  # what environments call it
 
 
@@ -53,11 +53,14 @@ def end(
 
 def count(
     played: Sequence[episodes.Episode], stops: Sequence[int]) -> Metrics:
-  """What environments said, in their own units, and how much was sampled."""
+  """What environments said, in their own units, and how much was sampled.
+
+  A verifier that failed has no reward to tell, so `reward` is of the others.
+  """
   kinds, cut = zip(*(end(e, stops) for e in played), strict=True)
+  returns = [sum(t.reward for t in e.turns) for e in played]
   return {
-      'reward': float(np.mean([sum(t.reward for t in e.turns)
-                               for e in played])),
+      'reward': float(np.mean([r for r in returns if math.isfinite(r)])),
       'success': kinds.count('correct') / len(kinds),
       'truncated': float(np.mean(cut)),
       **rates(kinds),
@@ -65,6 +68,17 @@ def count(
       'tokens': float(sum(len(e.tokens) for e in played)),
       'samples': float(sum(len(e.turns) for e in played)),
   }
+
+
+def admitting(
+    kinds: Collection[str], stops: Sequence[int], truncated: bool) -> Callable:
+  """enters(episode): whether it is of these kinds, and whole or `truncated`."""
+
+  def enters(episode):
+    name, cut = end(episode, stops)
+    return name in kinds and (truncated or not cut)
+
+  return enters
 
 
 def known(wanted: Iterable[str], where: str) -> frozenset[str]:

@@ -134,6 +134,31 @@ def test_a_turn_that_was_cut_is_the_last_if_so_wanted(end_truncated, turns):
   assert not episodes.was_cut(two, WORDS.stops)
 
 
+def test_the_first_are_judged_while_the_next_are_sampled():
+  """Two at a time; keys, contexts and turns are those of all at once."""
+  tasks, log, keys_seen = [hand(n) for n in range(3)], [], []
+  texts = [wrong(task) for task in tasks]
+  whole = scripted(texts, texts)
+  want = played(tasks, whole, tries=2)
+  openings = [WORDS.opening(task.prompt) for task in tasks]
+
+  def complete(params, contexts, keys):
+    log.append(len(contexts))
+    keys_seen.extend(jax.random.key_data(keys).tolist())
+    of = [next(i for i, o in enumerate(openings) if c[:len(o)] == o)
+          for c in contexts]
+    return scripted([texts[i] for i in of])(params, contexts, keys)
+
+  def respond(task, completions):
+    log.append('judged')
+    return GAME.respond(task, completions)
+
+  assert want == episodes.play(
+      respond, tasks, complete, None, WORDS, jax.random.key(0), tries=2, rows=2)
+  assert log == [2, 'judged', 'judged', 1, 'judged'] * 2
+  assert keys_seen == [key for _, keys in whole.seen for key in keys]
+
+
 def test_keys_are_of_the_sample_and_its_turn():
   """Whoever else is still playing does not change a row's key."""
   first, second = hand(0), hand(1)

@@ -23,7 +23,7 @@ LAYERS = (
      'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
      'records'),
-    ('types', 'pulse', 'paths', 'usage'),
+    ('types', 'pulse', 'paths', 'usage', 'worker'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}
 LEAVES = LAYERS[8]

@@ -5,6 +5,10 @@ count, nor, with `mask_truncated`, those that were cut, correct or not (the
 overlong filtering of arXiv 2503.14476, section 3.4). Of such a row no token is
 in the mask of the experience: it is in no loss, no group and no statistic of
 advantages. With `end_truncated` a turn that was cut is an episode's last.
+
+`verifiers=dict(workers=2, deadline=5.0)` judges completions in other processes
+(rlft/verifiers.py), those of the first `sample_rows` while the next ones are
+sampled; 0 is all at once.
 """
 import functools
 import inspect
@@ -17,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Key, PyTree
 
 from rlft import episodes, outcomes, policy
+from rlft import verifiers as processes
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
@@ -56,6 +61,7 @@ def source(
     kl_horizon: int = 10000, end_truncated: bool = False,
     mask_truncated: bool = False,
     learn_from: Sequence[str] = outcomes.LEARNED,
+    verifiers: dict[str, Any] | None = None, sample_rows: int = 0,
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
@@ -79,19 +85,18 @@ def source(
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
   learned = outcomes.known(learn_from, 'experience.learn_from')
+  pool = processes.pool(env.respond, verifiers, learned)
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
   play = player(
       env, tokenizer, episodes.completer(
-          model, pad=tokenizer.pad, stops=tokenizer.stops, rows=prompts * group,
+          model, pad=tokenizer.pad, stops=tokenizer.stops,
+          rows=min(sample_rows or prompts * group, prompts * group),
           max_new_tokens=max_new_tokens, temperature=temperature,
-          decoding=decoding),
-      prompts, group, tries=tries, end_truncated=end_truncated)
+          decoding=decoding), prompts, group, tries=tries, pool=pool,
+      end_truncated=end_truncated, rows=sample_rows)
   score = scorer(model, temperature)
-
-  def enters(episode):
-    kind, cut = outcomes.end(episode, tokenizer.stops)
-    return kind in learned and not (cut and mask_truncated)
+  enters = outcomes.admitting(learned, tokenizer.stops, not mask_truncated)
 
   @jax.jit
   def assign(rollout, state):
@@ -113,10 +118,10 @@ def source(
                       for i, e in enumerate(chosen)])
     experience = assign(rollout._replace(
         mask=rollout.mask & enter[:, None]), state)
-    measured = drawn.told | outcomes.count(
-        drawn.played, tokenizer.stops) | measure(rollout, experience)
+    measured = measure(rollout, experience) | drawn.told | outcomes.count(
+        drawn.played, tokenizer.stops)
     if decoding:
-      measured['decoding_kl'] = decoding_kl(drawn.played)
+      measured['decoding_kl'] = episodes.decoding_kl(drawn.played)
     if kl_target is not None:
       measured['kl_reward_coef'] = state
       nats = measured['kl_k1'] * measured['completion_tokens']
@@ -237,17 +242,6 @@ def to_arrays(
       'truncated': np.array([
           episodes.was_cut(e, tokenizer.stops) for e in played]),
   }
-
-
-def decoding_kl(played: list[episodes.Episode]) -> float:
-  """KL(sampling distribution || full softmax) a token, k1 on the samples.
-
-  In nats; of a rule that only excludes tokens, minus the mean log of the mass
-  that it keeps.
-  """
-  return float(np.mean([
-      drawn - full for e in played for counts, full, drawn in zip(
-          e.mask, e.log_probs, e.sampling_log_probs, strict=True) if counts]))
 
 
 def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:

@@ -63,8 +63,9 @@ def _online(config, words, model, mesh, state, update, probe, key):
   data = _everywhere(_experience(rows, length), mesh)
   policy = {'policy': policy_of(state.params)}
   ref = modules.cast(policy, model.dtype)
-  prompts = _everywhere(_ints(rows, length - new), mesh)
-  keys = _everywhere(jax.ShapeDtypeStruct((rows,), key.dtype), mesh)
+  once = section.get('sample_rows') or rows
+  prompts = _everywhere(_ints(once, length - new), mesh)
+  keys = _everywhere(jax.ShapeDtypeStruct((once,), key.dtype), mesh)
   temperature = section.get('temperature', 1.0)
   sample = episodes.sampler(
       model, pad=words.pad, stops=words.stops, max_new_tokens=new,

@@ -10,7 +10,7 @@ from rlft import envs, episodes, outcomes
 from rlft.experience import rollouts
 from rlft.objectives import ppo, rloo
 from rlft.ops import alarms
-from tests import tiny
+from tests import misjudging, tiny
 
 WORDS = tiny.words()
 GAME = envs.bind(
@@ -40,15 +40,18 @@ def wrote(task, answer, whole):
 @pytest.fixture
 def scripted(monkeypatch):
   """source(**changes): each of 4 tasks, in order, is answered twice."""
+  answers = itertools.cycle(
+      wrote(TASKS[i // 2], *ANSWERS[i]) for i in range(8))
+
   def complete(params, contexts, keys):
-    rows = [wrote(TASKS[i // 2], *ANSWERS[i]) for i in range(len(contexts))]
+    rows = list(itertools.islice(answers, len(contexts)))
     return rows, [episodes.Scores([-1.0] * len(r), [-1.0] * len(r))
                   for r in rows]
 
-  def source(**changes):
+  def source(game=GAME, **changes):
     hands = itertools.cycle(TASKS)
     return rollouts.make(
-        GAME._replace(sample=lambda rng: next(hands)),
+        game._replace(sample=lambda rng: next(hands)),
         **tiny.ROLLOUTS | dict(
             tokenizer=WORDS, model=tiny.model(), advantages=rloo.advantages,
             ref_params=tiny.initialised(), tries=1) | changes)
@@ -101,7 +104,7 @@ def test_what_does_not_enter_is_masked_and_in_no_group(
 
 def test_a_rollout_of_which_nothing_enters_ends_the_run(scripted):
   with pytest.raises(alarms.Halt, match=r'no row .* 25% met no stop'):
-    drawn(scripted(learn_from=('crashed',)))
+    drawn(scripted(learn_from=('truncated',), mask_truncated=True))
 
 
 def test_kinds_are_refused_before_anything_is_sampled():
@@ -109,3 +112,39 @@ def test_kinds_are_refused_before_anything_is_sampled():
     rollouts.make(
         GAME, tokenizer=WORDS, model=tiny.model(), advantages=ppo.advantages,
         ref_params=tiny.initialised(), learn_from=('nothing',), prompts=1)
+
+
+POOLED = dict(verifiers=dict(workers=2, deadline=60.0), sample_rows=3)
+
+
+def test_verifiers_in_other_processes_find_the_same(scripted):
+  """Of completions that are sampled three at a time."""
+  here, elsewhere = drawn(scripted()), drawn(scripted(tries=1, **POOLED))
+  jax.tree.map(np.testing.assert_array_equal, elsewhere[0], here[0])
+  assert elsewhere[1] == here[1]
+
+
+def test_a_verifier_that_crashes_raises_no_other_rate(scripted):
+  """And its rows are in no loss, unless they are given a reward."""
+  plain, before = drawn(scripted())
+  fussy = GAME._replace(respond=misjudging.fussy)
+  found, metrics = drawn(scripted(fussy, **POOLED))
+  bad = np.array([kind == 'unparsable' for kind in KINDS])
+  assert metrics['outcome_crashed'] == before['outcome_unparsable'] == 2 / 8
+  assert metrics['outcome_unparsable'] == 0
+  for kind in ('correct', 'wrong', 'truncated', 'timed_out'):
+    assert metrics[f'outcome_{kind}'] == before[f'outcome_{kind}']
+  paid = plain.rollout.rewards.sum(1) / tiny.ROLLOUTS['reward_scale']
+  assert metrics['reward'] == pytest.approx(paid[~bad].mean())
+  assert metrics['learned'] == (~bad).mean()
+  np.testing.assert_array_equal(
+      found.mask, plain.mask & ~bad[:, None])
+  for array in jax.tree.leaves(found):
+    assert np.isfinite(array).all()
+  punished, _ = drawn(scripted(
+      fussy, verifiers=POOLED['verifiers'] | {'failed_reward': -7.5},
+      learn_from=('correct', 'wrong', 'truncated', 'crashed')))
+  assert punished.mask[bad].any(1).all()
+  np.testing.assert_allclose(
+      punished.rollout.rewards.sum(1)[bad],
+      -7.5 * tiny.ROLLOUTS['reward_scale'], rtol=1e-6)
