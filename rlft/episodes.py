@@ -156,6 +156,8 @@ def play(
   judge = verifiers.Here(respond) if pool is None else pool
   active = list(range(len(tasks)))
   for turn in range(tries):
+    if not active:
+      break
     begun, still = [], []
     with verifiers.dropping(begun):
       for part in _parts(active, rows):
