@@ -1,9 +1,9 @@
 """Verifiers in processes of their own: one that hangs or dies ends no run.
 
 A pool has so many workers, each a fresh Python that imports the environment.
-What a worker is sent is a task and its completions; it answers with a turn, as
-JSON. One that is silent for longer than the deadline is killed, with whatever
-it has started, and another takes its place: the kind of that turn is
+What a worker is sent is a task and its completions, and it answers with a turn:
+JSON both ways. One that is silent for longer than the deadline is killed, with
+whatever it has started, and another takes its place: the kind of that turn is
 `timed_out`. Where the verifier raises, gives no turn or a reward that is not
 finite, or the worker dies, it is `crashed`. Neither has a reward, unless
 `failed_reward` says which.
@@ -21,7 +21,6 @@ import functools
 import json
 import math
 import os
-import pickle
 import queue
 import signal
 import subprocess
@@ -34,7 +33,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlft import parts
+from rlft import parts, spelled
 from rlft.ops import dealing
 from rlft.types import Task, Turn
 
@@ -98,8 +97,8 @@ class Pool:
       raise ValueError(f'workers={workers}, deadline={deadline}: give 1 or '
                        'more, and seconds above 0')
     try:
-      self._program = pickle.dumps(respond)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+      self._program = spelled.write(respond)
+    except ValueError as error:
       raise ValueError('verifiers run in other processes only if they are '
                        f'functions of a module: {error}') from error
     self._deadline = deadline
@@ -140,7 +139,7 @@ class Pool:
     try:
       worker = worker or start(self._program)
       try:
-        worker.line.send((task, completions))
+        worker.line.send_bytes(spelled.write((task, completions)))
         if not worker.line.poll(self._deadline):
           worker.end()
           worker = None

@@ -8,7 +8,6 @@ import ctypes
 import json
 import math
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
 
+from rlft import spelled
 from rlft.types import Task, Turn
 
 PR_SET_PDEATHSIG = 1  # of sys/prctl.h
@@ -27,7 +27,7 @@ def serve(line: connection.Connection) -> None:
   if sys.platform == 'linux':  # also where a verifier lets no thread run
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
   try:
-    respond = pickle.loads(line.recv_bytes())
+    respond = spelled.read(line.recv_bytes())
   except Exception as error:
     line.send_bytes(_reason(error).encode())
     return
@@ -37,13 +37,13 @@ def serve(line: connection.Connection) -> None:
   def listen():
     with contextlib.suppress(EOFError, ConnectionError):
       while True:
-        inbox.put(line.recv())
+        inbox.put(line.recv_bytes())
     os.killpg(0, signal.SIGKILL)  # nobody waits for an answer any more
 
   threading.Thread(target=listen, daemon=True).start()
   while True:
     item = inbox.get()
-    line.send_bytes(json.dumps(judged(respond, *item)).encode())
+    line.send_bytes(json.dumps(judged(respond, *spelled.read(item))).encode())
 
 
 def judged(respond: Callable, task: Task, completions: list[str]

@@ -18,12 +18,13 @@ LAYERS = (
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
     ('objectives',),
-    ('policy', 'episodes', 'outcomes', 'verifiers'),
+    ('policy', 'episodes', 'outcomes', 'verifiers',
+     'worker', 'spelled'),
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
      'records'),
-    ('types', 'pulse', 'paths', 'usage', 'worker'),
+    ('types', 'pulse', 'paths', 'usage'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}
 LEAVES = LAYERS[8]

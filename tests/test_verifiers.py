@@ -100,14 +100,14 @@ def gone(*numbers):
 
 
 PARENT = '''
-import pickle, time
-from rlft import verifiers
+import time
+from rlft import spelled, verifiers
 from rlft.types import Task
 from tests import misjudging
-program = pickle.dumps(misjudging.respond)
+program = spelled.write(misjudging.respond)
 workers = [verifiers.start(program) for _ in range(3)]
 for worker, said in zip(workers, ('forever', 'deaf')):  # the third is idle
-  worker.line.send((Task('', None), [said]))
+  worker.line.send_bytes(spelled.write((Task('', None), [said])))
 time.sleep(1)
 print(*[worker.process.pid for worker in workers], flush=True)
 time.sleep(3600)
@@ -167,5 +167,5 @@ def test_only_functions_of_modules_can_be_sent():
 
 
 def test_a_process_that_cannot_begin_says_why():
-  with pytest.raises(ChildProcessError, match=r'did not start: .*Unpickling'):
+  with pytest.raises(ChildProcessError, match=r'not start: .*JSONDecode'):
     verifiers.start(b'no program')
