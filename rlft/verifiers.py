@@ -8,9 +8,10 @@ whatever it has started, and another takes its place: the kind of that turn is
 finite, or the worker dies, it is `crashed`. Neither has a reward, unless
 `failed_reward` says which.
 
-Nothing of a pool outlives the process that made it, however that ends: a worker
-that hears its end stops itself and what it has started, and on Linux one that
-cannot listen, deep inside of a library, is killed by the system.
+No worker outlives the process that made it, however that ends: on Linux the
+system kills it, whatever it is doing; elsewhere it ends after the turn that it
+is judging. Only what a verifier has started itself may outlive a run that was
+killed.
 
 Deadlines are of the clock on the wall, so a turn near to its deadline may time
 out on one day and not on another: a run in which that happens is not the same

@@ -7,11 +7,8 @@ import contextlib
 import ctypes
 import json
 import math
-import os
-import queue
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any
@@ -23,8 +20,8 @@ PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 
 
 def serve(line: connection.Connection) -> None:
-  """What a worker does until it is killed or whoever started it is gone."""
-  if sys.platform == 'linux':  # also where a verifier lets no thread run
+  """Answers until it is killed or whoever started it is gone."""
+  if sys.platform == 'linux':  # also where a verifier lets nothing else run
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
   try:
     respond = spelled.read(line.recv_bytes())
@@ -32,18 +29,10 @@ def serve(line: connection.Connection) -> None:
     line.send_bytes(_reason(error).encode())
     return
   line.send_bytes(b'')
-  inbox: queue.SimpleQueue = queue.SimpleQueue()
-
-  def listen():
-    with contextlib.suppress(EOFError, ConnectionError):
-      while True:
-        inbox.put(line.recv_bytes())
-    os.killpg(0, signal.SIGKILL)  # nobody waits for an answer any more
-
-  threading.Thread(target=listen, daemon=True).start()
-  while True:
-    item = inbox.get()
-    line.send_bytes(json.dumps(judged(respond, *spelled.read(item))).encode())
+  with contextlib.suppress(EOFError, ConnectionError):
+    while True:
+      item = spelled.read(line.recv_bytes())
+      line.send_bytes(json.dumps(judged(respond, *item)).encode())
 
 
 def judged(respond: Callable, task: Task, completions: list[str]
