@@ -4,7 +4,7 @@ What the policy wrote is kept as the tokens that it sampled, never re-encoded,
 so that what was sampled is what is trained on.
 """
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rlft import decoding as rules
-from rlft import policy, pulse
+from rlft import ledger, policy, pulse
 from rlft.ops import sharding
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
@@ -108,14 +108,9 @@ def completer(
       temperature=temperature, decoding=decoding)
 
   def complete(params, contexts, keys):
-    widths = [width_of(len(context)) for context in contexts]
-    # up to FINE the given order stays: there is little padding to save
-    order = sorted(range(len(contexts)), key=lambda i: max(widths[i], FINE))
     new, scores = {}, {}
-    for start in range(0, len(contexts), rows):
+    for part, width in batches([len(c) for c in contexts], rows):
       pulse.beat()
-      part = order[start:start + rows]
-      width = max(widths[i] for i in part)
       prompts = np.full((rows, width), pad, np.int32)
       for row, i in enumerate(part):
         prompts[row, width - len(contexts[i]):] = contexts[i]
@@ -134,15 +129,29 @@ def completer(
   return complete
 
 
+def batches(
+    lengths: Sequence[int], rows: int) -> Iterator[tuple[list[int], int]]:
+  """Which contexts are sampled together, and how wide they are made."""
+  widths = [width_of(length) for length in lengths]
+  # up to FINE the given order stays: there is little padding to save
+  order = sorted(range(len(lengths)), key=lambda i: max(widths[i], FINE))
+  for start in range(0, len(order), rows):
+    part = order[start:start + rows]
+    yield part, max(widths[i] for i in part)
+
+
 def play(
     respond: Callable, tasks: Sequence[Task], complete: Completer, params: Any,
     tokenizer: Tokenizer, key: Key[Array, ''], *, tries: int = 1,
+    clock: ledger.Clock | None = None,
 ) -> list[Episode]:
   """Plays every task for up to `tries` turns with the verifier's feedback.
 
   Sample i of turn t uses fold_in(fold_in(key, i), t). A chat's turn that met
   no stop is closed before the feedback; the policy did not write that token.
+  The clock is told of the phases `rollout` and `reward`.
   """
+  clock = clock or ledger.Clock()
   episodes = []
   for task in tasks:
     prompt = tokenizer.opening(task.prompt)
@@ -157,6 +166,7 @@ def play(
     new, scores = complete(
         params, [episodes[i].tokens for i in active],
         _keys(key, np.array(active), turn))
+    clock.lap('rollout')
     still = []
     for i, tokens, log_p in zip(active, new, scores, strict=True):
       reply = _answer(episodes[i], tokens, log_p, respond, tokenizer, turn)
@@ -166,6 +176,7 @@ def play(
         _append(episodes[i], tokenizer.between(reply.observation))
         still.append(i)
     active = still
+    clock.lap('reward')
   return episodes
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from rlft import episodes, policy
+from rlft import episodes, ledger, policy
 from rlft.adapters import lora
 from rlft.envs import Environment
+from rlft.experience import health
 from rlft.experience.demonstrations import generator
 from rlft.ops import alarms, sharding, spans
 from rlft.rewards import kl as kl_reward
@@ -70,19 +71,21 @@ def make(
 
   def next_batch(state, params, metrics, key):
     del metrics
-    rng = generator(key)
+    clock, rng = ledger.Clock(), generator(key)
     tasks = [env.sample(rng) for _ in range(prompts)]
     played = episodes.play(
         env.respond, [t for t in tasks for _ in range(group)], complete,
-        lora.merge(params), tokenizer, key, tries=tries)
+        lora.merge(params), tokenizer, key, tries=tries, clock=clock)
     weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
                for e in played]
+    clock.lap('reward')
     arrays, sampled = to_arrays(played, weights, tokenizer.pad, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     experience = assign(Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
         prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group)), state)
-    measured = measure(played, experience, sampled)
+    measured = measure(played, experience, sampled) | health.measure(
+        played, group=group, rows=rows, stops=tokenizer.stops)
     if decoding:
       measured['decoding_kl'] = decoding_kl(played)
     if kl_target is not None:
@@ -90,7 +93,8 @@ def make(
       nats = measured['kl_k1'] * measured['completion_tokens']
       state = kl_reward.adapted(
           state, nats, target=kl_target, horizon=kl_horizon, rows=rows)
-    return state, experience, measured
+    clock.lap('log_prob')
+    return state, experience, measured | clock.flush()
 
   return Source(lambda: start, next_batch)
 
