@@ -56,7 +56,7 @@ def skeleton() -> ml_collections.ConfigDict:
       mesh=dict(data=-1, fsdp=1, tensor=1),  # ops/sharding.py; -1: the rest
       # what ends a run, 0 being no limit: ops/alarms.py
       limits=dict(skipped=5, max_kl=0.0, max_ratio=0.0, min_entropy=0.0,
-                  max_zero_spread=0.0, max_empty=0.0, max_unstopped=0.0),
+                  max_zero_spread=0.0, max_empty=0.0, max_truncated=0.0),
   ))
   return config
 
@@ -271,10 +271,10 @@ def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
 LEAST = {  # whole numbers
     **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
-                     'draws'), 1),
+                     'draws', 'max_batches', 'workers'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'kl_fixed', 'entropy',
                      'mistakes', 'warmup_steps', 'horizon', 'top_k', 'rank',
-                     'skipped'), 0)}
+                     'skipped', 'sample_rows'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')  # and limits
 

@@ -137,8 +137,8 @@ def log(
   clock.lap('log')
   spent = clock.flush()
   metrics.write(writer, step, {
-      **seen, **data, **spent, 'wall_seconds': clock.wall(),
-      'padding': 1 - data['tokens'] / size, 'compilations': compilations,
+      'padding': 1 - data['tokens'] / size, **seen, **data, **spent,
+      'wall_seconds': clock.wall(), 'compilations': compilations,
       'tokens_per_second': tokens / ledger.worked(spent)})
 
 

@@ -18,12 +18,12 @@ LAYERS = (
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
     ('objectives',),
-    ('policy', 'episodes'),
+    ('policy', 'episodes', 'outcomes', 'verifiers'),
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
      'records'),
-    ('types', 'pulse', 'paths', 'usage', 'ledger'),
+    ('types', 'pulse', 'paths', 'usage', 'ledger', 'worker'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}
 LEAVES = LAYERS[8]

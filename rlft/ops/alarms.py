@@ -5,8 +5,8 @@ skipped for a loss or a gradient that is not finite, or all advantages be 0;
 `max_kl` of the mean KL to the reference, in nats per token; `max_ratio` of the
 largest ratio of probabilities; `min_entropy` of the mean entropy, in nats per
 token; of a rollout `max_zero_spread`, the share of groups whose rewards are all
-equal, `max_empty` and `max_unstopped`, the shares of completions that are
-nothing but a stop and that met none. 0 is no limit.
+equal, `max_empty` and `max_truncated`, the shares of completions that are
+nothing but a stop, and of episodes whose last met none. 0 is no limit.
 """
 from rlft.types import Metrics
 
@@ -20,7 +20,7 @@ def look(
     seen: Metrics, data: Metrics, before: int, *, step: int, skipped: int = 0,
     max_kl: float = 0.0, max_ratio: float = 0.0, min_entropy: float = 0.0,
     max_zero_spread: float = 0.0, max_empty: float = 0.0,
-    max_unstopped: float = 0.0,
+    max_truncated: float = 0.0,
 ) -> int:
   """The number of fruitless steps in a row, of which `before` were known.
 
@@ -48,7 +48,7 @@ def look(
       ('min_entropy', min_entropy, 'entropy'),
       ('max_zero_spread', max_zero_spread, 'zero_spread'),
       ('max_empty', max_empty, 'empty'),
-      ('max_unstopped', max_unstopped, 'unstopped')):
+      ('max_truncated', max_truncated, 'truncated')):
     if not limit or name not in told:
       continue
     found = float(told[name])

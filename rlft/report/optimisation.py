@@ -16,8 +16,8 @@ COLUMNS = {  # logged name -> what it is
     'reward': 'reward per episode', 'success': 'training hands solved, %',
     'kl_k1': 'KL to the start, nats per token',
     'zero_spread': 'groups all paid the same, %',
-    'unstopped': 'completions cut, %'}
-PERCENT = ('success', 'zero_spread', 'unstopped')
+    'truncated': 'completions cut, %'}
+PERCENT = ('success', 'zero_spread', 'truncated')
 DIGITS = {'kl_k1': 4}
 
 

@@ -1,5 +1,6 @@
-"""Groups, endings and padding of a rollout, by hand."""
-import numpy as np
+"""Groups, empty completions and padding of a rollout, by hand."""
+import math
+
 import pytest
 
 from rlft import episodes
@@ -22,42 +23,42 @@ def episode(prompt, *completions, paid=0.0):
 
 
 def test_groups_that_were_paid_the_same_teach_nothing():
-  paid = np.array([[1, 1, 1], [1, 1, 1 + 1e-9], [0, 0, 0], [5, 0, 5]], float)
-  assert health.zero_spread(paid) == 0.5
+  assert health.zero_spread([
+      [1., 1., 1.], [1., 1., 1 + 1e-9], [0., 0., 0.], [5., 0., 5.]]) == 0.5
+  failed = math.nan  # the verifier: no reward
+  assert health.zero_spread([
+      [1., failed, 1.], [failed, failed], [1., failed, 2.]]) == 2 / 3
 
 
 def test_a_completion_is_empty_when_it_is_nothing_but_a_stop():
-  found = health.endings([
+  assert health.empty([
       episode(3, [STOP], [WORD, STOP]), episode(3, [WORD]),
-      episode(3, [WORD, WORD])], stops=(STOP, 7))
-  assert found == (1 / 4, 2 / 4)
-  collapsed = [episode(3, [STOP]), episode(3, [7])]
-  assert health.endings(collapsed, stops=(STOP, 7)) == (1, 0)
-  endless = [episode(3, [WORD] * 5)] * 2
-  assert health.endings(endless, stops=(STOP, 7)) == (0, 1)
+      episode(3, [WORD, WORD])], stops=(STOP, 7)) == 1 / 4
+  assert health.empty([episode(3, [STOP]), episode(3, [7])], (STOP, 7)) == 1
 
 
 def test_padding_of_one_batch_by_hand():
   """Width 16, then 3 more columns: the fourth token is only drawn."""
   played = [episode(3, [WORD, STOP]), episode(5, [WORD] * 4)]
-  assert health.padding(played, rows=2) == pytest.approx(1 - (4 + 8) / (2 * 19))
-  assert health.padding([episode(16, [STOP])] * 2, rows=2) == 0
+  assert health.padding(played, 2, 2) == pytest.approx(1 - (4 + 8) / (2 * 19))
+  assert health.padding([episode(16, [STOP])] * 2, 2, 2) == 0
 
 
 def test_padding_of_later_turns_and_smaller_batches_by_hand():
   """Rows that have nothing to do are computed all the same."""
   played = [episode(3, [STOP], [WORD, STOP]), episode(5, [WORD, STOP]),
             episode(4, [STOP])]
-  first = 2 * (16 + 1) + 2 * 16  # two batches of two rows
+  first = 2 * (16 + 1) + 2 * 16  # two rows at a time
   second = 2 * (16 + 1)  # a context of 7
   needed = 3 + 6 + 4 + (7 + 1)
-  assert health.padding(played, rows=2) == pytest.approx(
-      1 - needed / (first + second))
+  want = 1 - needed / (first + second)
+  assert health.padding(played, 3, 2) == pytest.approx(want)
+  assert health.padding(played * 2, 3, 2) == pytest.approx(want)  # two plays
 
 
 def test_groups_are_only_told_of_where_there_are_any():
   played = [episode(3, [STOP], [STOP], paid=paid) for paid in (1., 1., 0., 1.)]
-  asked = dict(rows=4, stops=(STOP,))
+  asked = dict(batch=4, rows=4, stops=(STOP,))
   assert 'zero_spread' not in health.measure(played, group=1, **asked)
   assert health.measure(played, group=2, **asked)['zero_spread'] == .5
   assert health.measure(played, group=4, **asked)['zero_spread'] == 0

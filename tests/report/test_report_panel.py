@@ -147,7 +147,7 @@ def test_ppo_is_told_by_its_start_and_its_end(study):
   def change(row):
     share = row['step'] / 60
     return row | {'explained_variance': -1 + share, 'success': .5,
-                  'zero_spread': .25, 'unstopped': 0.}
+                  'zero_spread': .25, 'truncated': 0.}
   for seed in (0, 1):
     rewrite(study / f'rl_{seed}_200' / 'metrics.jsonl', change)
   run = next(r for r in optimisation.runs(tables.read(study))
