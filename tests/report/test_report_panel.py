@@ -72,7 +72,8 @@ def test_pass_at_k_stands_on_single_samples(study):
 
 def test_majorities_are_meaned_over_seeds_where_they_were_voted(study):
   for seed in (0, 1):
-    told = [{'k': 1, 'mean': .2}, {'k': 4, 'mean': .5 + seed / 10}]
+    told = [{'k': 1, 'mean': .2}, {'k': 4, 'mean': .5 + seed / 10},
+            {'k': 5 + seed, 'mean': .6}]
     vote = lambda row, told=told: row | (
         {'majority_at_k': told} if row['eval'] == 'id_independent5' else {})
     rewrite(study / f'sft_{seed}' / 'evals.jsonl', vote)
