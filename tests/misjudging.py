@@ -30,6 +30,8 @@ def respond(task: Task, completions: list[str], *, reward: float = 1.0):
     time.sleep(3600)
   elif says == 'nothing':
     return None
+  elif says == 'unpaid':
+    return Turn('', None, True, {'wrong': 0.0})
   elif says == 'nan':
     return Turn('', float('nan'), True, {'wrong': 0.0})
   return Turn(f'{task.prompt} {len(completions)}', reward, says == 'done', {

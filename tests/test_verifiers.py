@@ -53,12 +53,12 @@ def test_turns_come_in_order_and_crashes_are_no_verdicts(pool, capfd):
   What raised is told once. Nothing that failed has a reward.
   """
   turns = ended(pool(workers=2), 'slowly 0.5', 'done', 'raise no such key',
-                'nothing', 'nan', 'leave', 'done')
-  assert names(turns) == ['wrong', 'correct', *['crashed'] * 4, 'correct']
-  for i in (0, 1, 6):
+                'nothing', 'nan', 'unpaid', 'leave', 'done')
+  assert names(turns) == ['wrong', 'correct', *['crashed'] * 5, 'correct']
+  for i in (0, 1, 7):
     assert turns[i].observation == f't{i} 2' and turns[i].reward == 2.0
     assert turns[i].done == (i > 0)
-  for turn in turns[2:6]:
+  for turn in turns[2:7]:
     assert math.isnan(turn.reward) and turn.done and turn.observation == ''
   assert len(pids(turns)) <= 2 and os.getpid() not in pids(turns)
   said = capfd.readouterr().err

@@ -63,9 +63,10 @@ def reply(
   Of a whole number nobody would know whether it was cut from a share.
   """
   turn = respond(task, completions)
-  if not isinstance(turn.reward, float) or not math.isfinite(turn.reward):
+  paid = turn.reward if isinstance(turn, Turn) else turn
+  if not isinstance(paid, float) or not math.isfinite(paid):
     raise ValueError(
-        f'the environment {name} gave the reward '
-        f'{paths.shown(repr(turn.reward))} ({type(turn.reward).__name__}): its '
-        'respond() must give a finite float')
+        f'the environment {name} gave the reward {paths.shown(repr(paid))} '
+        f'({type(paid).__name__}): its respond() must give a Turn with a '
+        'finite float')
   return turn

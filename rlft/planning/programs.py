@@ -63,7 +63,7 @@ def _online(config, words, model, mesh, state, update, probe, key):
   data = _everywhere(_experience(rows, length), mesh)
   policy = {'policy': policy_of(state.params)}
   ref = modules.cast(policy, model.dtype)
-  once = section.get('sample_rows') or rows
+  once = min(section.get('sample_rows') or rows, rows)
   prompts = _everywhere(_ints(once, length - new), mesh)
   keys = _everywhere(jax.ShapeDtypeStruct((once,), key.dtype), mesh)
   temperature = section.get('temperature', 1.0)

@@ -148,6 +148,11 @@ def test_a_reward_that_is_no_finite_float_is_refused(reward, told, monkeypatch):
     paying(reward, monkeypatch)
 
 
+def test_a_turn_that_is_none_is_refused():
+  with pytest.raises(ValueError, match='odd gave the reward None .* a Turn'):
+    envs.reply('odd', lambda *_: None, Task('', None), [''])
+
+
 def test_a_reward_that_is_a_float_is_paid(monkeypatch):
   assert paying(0.5, monkeypatch).reward == 0.5
   assert paying(np.float64(-2), monkeypatch).reward == -2

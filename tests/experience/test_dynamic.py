@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import envs, parts
+from rlft import binding, envs, parts
 from rlft.episodes import Episode
 from rlft.experience import dynamic, rollouts
 from rlft.objectives import grpo, rloo
@@ -144,3 +144,19 @@ def test_too_few_groups_leave_rows_that_do_not_count():
 def test_groups_of_one_are_refused():
   with pytest.raises(ValueError, match='dynamic compares the'):
     source(group=1, advantages=rloo.advantages)
+
+
+def test_a_config_reaches_all_of_it():
+  config = tiny.rl_config(1)
+  config.objective = dict(name='grpo')
+  config.advantages = {}
+  config.experience = dict(tiny.ROLLOUTS, name='dynamic', max_batches=2)
+  config.experience.update(
+      mask_truncated=True, learn_from=('correct', 'wrong'), sample_rows=2,
+      verifiers=dict(workers=1, deadline=1.0))
+  build = functools.partial(
+      binding.build_source, config, tiny.model(), tiny.words(), {})
+  assert build().init() == 0
+  config.experience.verifiers.deadline = -1.0
+  with pytest.raises(ValueError, match=r'experience\.verifiers: workers=1, de'):
+    build()

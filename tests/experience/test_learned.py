@@ -114,7 +114,7 @@ def test_kinds_are_refused_before_anything_is_sampled():
         ref_params=tiny.initialised(), learn_from=('nothing',), prompts=1)
 
 
-POOLED = dict(verifiers=dict(workers=2, deadline=60.0), sample_rows=3)
+POOLED = dict(verifiers=dict(workers=1, deadline=60.0), sample_rows=3)
 
 
 def test_verifiers_in_other_processes_find_the_same(scripted):
