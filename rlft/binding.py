@@ -37,6 +37,7 @@ class Job(NamedTuple):
   analyses: Sequence[observe.Analysis]
   online: bool
   probe: Callable  # (params, batch) -> the objective's metrics, no update
+  reference: Any = None  # the frozen policy that a KL is measured from
 
 
 def build(config: ml_collections.ConfigDict) -> Job:
@@ -52,7 +53,7 @@ def build(config: ml_collections.ConfigDict) -> Job:
       jax.jit(lambda params: sharding.parameters(tx.init(params)))(params),
       jax.random.key(config.seed))
   return Job(state, source, update, build_evaluations(config, model, words),
-             build_analyses(config), is_online(config), probe)
+             build_analyses(config), is_online(config), probe, ref_params)
 
 
 def build_mesh(config) -> Any:
@@ -175,7 +176,13 @@ def compile_update(
       tx=tx, forward=forward, loss=loss, **passes), 'passes')
   probe = jax.jit(
       lambda params, batch: loss(forward(params, batch.tokens), batch)[1])
-  return jax.jit(step, donate_argnums=0), tx, probe
+
+  def update(state, batch):
+    state, seen = step(state, batch)
+    return state, seen | {
+        'masked_rows': jnp.sum(~jnp.any(batch.mask, axis=1))}
+
+  return jax.jit(update, donate_argnums=0), tx, probe
 
 
 def build_optimizer(*, name: str = 'adamw', **settings: Any) -> Any:
@@ -212,7 +219,8 @@ def build_evaluations(
     config, model, words, base: Any = None) -> list[evaluate.Evaluation]:
   """The section `evals`, in its order."""
   origin = config.base or config.init
-  wanted = [k for k, e in config.evals.items() if e.get('kl')]
+  wanted = [k for k, e in config.evals.items()
+            if e.get('kl') or e.get('kl_fixed')]
   if wanted and not origin:
     raise ValueError(
         f'evals.{wanted[0]} measures kl, but from what? Set base or init')

@@ -55,7 +55,8 @@ def skeleton() -> ml_collections.ConfigDict:
       log=dict(every=10),
       mesh=dict(data=-1, fsdp=1, tensor=1),  # ops/sharding.py; -1: the rest
       # what ends a run, 0 being no limit: ops/alarms.py
-      limits=dict(skipped=5, max_kl=0.0, max_ratio=0.0, min_entropy=0.0),
+      limits=dict(skipped=5, max_kl=0.0, max_ratio=0.0, min_entropy=0.0,
+                  max_zero_spread=0.0, max_empty=0.0, max_truncated=0.0),
   ))
   return config
 
@@ -271,12 +272,11 @@ LEAST = {  # whole numbers
     **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
                      'draws', 'max_batches', 'workers'), 1),
-    **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped',
-                     'sample_rows'), 0)}
+    **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'kl_fixed', 'entropy',
+                     'mistakes', 'warmup_steps', 'horizon', 'top_k', 'rank',
+                     'skipped', 'sample_rows'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
-                'weight_decay', 'clip_norm', 'max_kl', 'max_ratio',
-                'min_entropy')
+                'weight_decay', 'clip_norm')  # and limits
 
 
 def _finite(tree: dict[str, Any], where: str) -> None:
@@ -290,7 +290,7 @@ def _finite(tree: dict[str, Any], where: str) -> None:
     elif key in LEAST and (type(value) is not int or value < LEAST[key]):
       raise ValueError(
           f'{name} is {value}: give a whole number from {LEAST[key]}')
-    elif key in NOT_NEGATIVE and value is not None and value < 0:
+    elif (key in NOT_NEGATIVE or where == 'config.limits') and (value or 0) < 0:
       raise ValueError(f'{name} is {value}: give a number from 0')
 
 

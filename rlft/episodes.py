@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rlft import decoding as rules
-from rlft import policy, pulse, verifiers
+from rlft import ledger, policy, pulse, verifiers
 from rlft.ops import sharding
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
@@ -143,15 +143,17 @@ def play(
     respond: Callable, tasks: Sequence[Task], complete: Completer, params: Any,
     tokenizer: Tokenizer, key: Key[Array, ''], *, tries: int = 1,
     end_truncated: bool = False, pool: verifiers.Pool | None = None,
-    rows: int = 0,
+    rows: int = 0, clock: ledger.Clock | None = None,
 ) -> list[Episode]:
   """Plays every task for up to `tries` turns with the verifier's feedback.
 
   Sample i of turn t uses fold_in(fold_in(key, i), t). A turn that met no stop
   ends its episode if `end_truncated`; else a chat's is closed before the
   feedback, by a token that the policy did not write. `respond` judges here, or
-  a `pool` elsewhere, the first `rows` while the next are sampled.
+  a `pool` elsewhere, the first `rows` while the next are sampled. The clock is
+  told of the phases `rollout` and `reward`, which is then what is waited for.
   """
+  clock = clock or ledger.Clock()
   episodes = [_opened(tokenizer.opening(task.prompt), task) for task in tasks]
   judge = verifiers.Here(respond) if pool is None else pool
   active = list(range(len(tasks)))
@@ -164,9 +166,11 @@ def play(
         new, scores = complete(
             params, [episodes[i].tokens for i in part],
             _keys(key, np.array(part), turn))
+        clock.lap('rollout')
         for i, tokens, log_p in zip(part, new, scores, strict=True):
           _write(episodes[i], tokens, log_p, tokenizer, turn)
           begun.append(judge.begin(episodes[i].task, episodes[i].completions))
+        clock.lap('reward')
       replies = judge.ended(begun)
     for i, reply in zip(active, replies, strict=True):
       episodes[i].turns.append(reply)
@@ -178,6 +182,7 @@ def play(
         _append(episodes[i], tokenizer.between(reply.observation))
         still.append(i)
     active = still
+    clock.lap('reward')
   return episodes
 
 

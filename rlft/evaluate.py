@@ -1,5 +1,4 @@
 """Success on fixed tasks, with intervals, failures by kind and distances."""
-import functools
 import json
 import math
 import time
@@ -8,11 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlft import envs, episodes, outcomes, policy
-from rlft.ops import intervals, log_probs, masked, sharding
+from rlft import distances, envs, episodes, outcomes
+from rlft.ops import intervals, majority, pass_at_k
 from rlft.tokenizer import Tokenizer
 from rlft.training import disk, metrics, multihost, store
 from rlft.types import Task
@@ -29,19 +27,25 @@ def make(
     name: str, model: Any, tokenizer: Tokenizer, *, env: dict, n: int = 1024,
     seed: int = 0, tries: int = 1, independent: int = 1,
     temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
-    decoding: tuple = (), nll: bool = False, kl: int = 0,
-    base_params: Any = None, keep: int = 24, steps: Sequence[int] = (),
+    decoding: tuple = (), nll: bool = False, kl: int = 0, kl_fixed: int = 0,
+    entropy: int = 0, base_params: Any = None, keep: int = 24,
+    steps: Sequence[int] = (),
 ) -> Evaluation:
   """Prepares an evaluation on `n` fixed tasks of an environment.
 
   `tries` is the number of answers per task with the verifier's feedback in
-  between; `independent` the number of fresh ones without (solved if any is).
+  between; `independent` the number of fresh ones without (solved if any is),
+  of which pass@k and majority@k are told, too.
   `decoding` has the name and settings of the rule that tokens are drawn under.
   `nll` also scores the oracle's completions; `kl` is a number of tasks on which
-  the exact KL(policy || base) is measured along the policy's own samples at
-  temperature 1. `keep` samples are written out. With `steps`, the evaluation
-  is made at those of a run's evaluated steps only.
+  the exact KL(policy || base) and the entropy are measured along the policy's
+  own samples at temperature 1, `entropy` one for the entropy alone, and
+  `kl_fixed` one for the KL on the oracle's completions (`distances.py`). `keep`
+  samples are written out. With `steps`, the evaluation is made at those of a
+  run's evaluated steps only.
   """
+  if kl and entropy:
+    raise ValueError(f'{name}: kl measures the entropy, too: leave entropy out')
   if decoding and temperature == 0:
     raise ValueError(
         f'the decoding of {name} changes nothing at temperature 0: leave it '
@@ -60,10 +64,18 @@ def make(
       max_new_tokens=max_new_tokens, temperature=temperature, rows=rows,
       decoding=decoding)
   key = jax.random.key(seed)
-  reference = oracle(world, tasks, tokenizer, model, rows) if nll else None
-  distance = divergence(
-      model, tokenizer, world, tasks[:kl], base_params, max_new_tokens,
-      rows) if kl else None
+  measures = []
+  if nll:
+    measures.append(distances.oracle(
+        model, distances.written(world, tasks, tokenizer), rows))
+  if kl or entropy:
+    measures.append(distances.sampled(
+        model, tokenizer, world, tasks[:kl or entropy],
+        base_params if kl else None, max_new_tokens, rows))
+  if kl_fixed:
+    measures.append(distances.fixed(
+        model, distances.written(world, tasks[:kl_fixed], tokenizer),
+        base_params, rows))
 
   def run(params):
     began = time.monotonic()
@@ -78,10 +90,11 @@ def make(
            **summarise(played),
            'problems': problems,
            'completions_per_second': written / (time.monotonic() - began)}
-    if reference is not None:
-      row |= reference(params)
-    if distance is not None:
-      row |= distance(params)
+    if independent > 1:
+      row |= repeated(played, problems, world.answer)
+    for measure in measures:
+      row |= measure(params)
+    row['seconds'] = time.monotonic() - began
     return row, [describe(name, e) for e in played[0][:keep]]
 
   return Evaluation(name, run, frozenset(steps))
@@ -136,105 +149,31 @@ def describe(name: str, episode: episodes.Episode) -> dict:
       'outcome': outcomes.named(last)}
 
 
-@functools.lru_cache
-def scorer(model: Any) -> Callable:
-  """Sums and counts of log-probs under two masks, compiled once a model."""
+def repeated(
+    played: Sequence[Sequence[episodes.Episode]], problems: Sequence[int],
+    answer: Callable | None,
+) -> dict:
+  """pass@k and majority@k of independent samples, k = 1, 2, 4, ... and all.
 
-  @jax.jit
-  def score(params, tokens, mask, number):
-    tokens, mask, number = sharding.rows((tokens, mask, number))
-    out = policy.forward(model, params, tokens).log_probs
-    return sharding.everywhere((
-        masked.total(out, mask), mask.sum(),
-        masked.total(out, number), number.sum()))
+  Each with an interval that draws problems. Without `answer`, (task,
+  completion) -> what a vote is for, there is no majority.
+  """
+  wins = np.array([[solved(e) for e in group] for group in played])
+  sizes = sorted({2**i for i in range(len(wins).bit_length())} | {len(wins)})
 
-  return score
+  def rated(rates, k):
+    mean, low, high = intervals.contrast(
+        [rates[None]], [np.array(problems)], [1.0])
+    return {'k': k, 'mean': mean, 'low': low, 'high': high}
 
-
-@functools.lru_cache
-def comparer(model: Any) -> Callable:
-  """Sum of the exact KL(params || base) under a mask, and its count."""
-
-  @jax.jit
-  def score(params, base, tokens, mask):
-    tokens, mask = sharding.rows((tokens, mask))
-
-    def read(p):
-      variables = {'params': p['policy']}
-      hidden, _ = model.apply(variables, tokens)
-      return lambda h: model.apply(variables, h, method='head'), hidden
-    exact = log_probs.divergence(*read(params), *read(base))
-    return sharding.everywhere((masked.total(exact, mask), mask.sum()))
-
-  return score
-
-
-def oracle(world, tasks, tokenizer, model, rows) -> Callable:
-  """nll(params): the oracle's completions, whole and up to the formula."""
-  pairs = []
-  for task in tasks:
-    answer = world.demonstrate(task)
-    tokens, mask = episodes.transcript(tokenizer, task, (), answer)
-    # completion() also gives its end; a template may trim the answer's start
-    head = len(tokenizer.completion(stated(answer))) - 1
-    start = mask.index(True)
-    number = [start <= i < start + head for i in range(len(tokens))]
-    pairs.append((tokens, mask, number))
-  length = episodes.width_of(max(len(p[0]) for p in pairs))
-  tokens, mask, number = (
-      episodes.pack(column, length=length, fill=fill, dtype=dtype)
-      for column, fill, dtype in zip(
-          zip(*pairs, strict=True), (tokenizer.pad, False, False),
-          (np.int32, bool, bool), strict=True))
-
-  score = scorer(model)
-
-  def run(params):
-    sums = np.zeros(4)
-    for at in range(0, len(tokens), rows):
-      part = slice(at, at + rows)
-      sums += np.array(score(
-          {'policy': params['policy']}, tokens[part], mask[part],
-          number[part]), float)
-    return {'reference_nll': -sums[0] / sums[1],
-            'number_nll': -sums[2] / max(sums[3], 1)}
-
-  return run
-
-
-def stated(answer: str) -> str:
-  """An oracle's answer up to its formula: the numbers that it states."""
-  head, formula, _ = answer.partition('"formula"')
-  return head if formula else answer.partition(':')[0]
-
-
-def divergence(
-    model, tokenizer, world, tasks, base_params, max_new_tokens, rows
-) -> Callable:
-  """kl(params): exact KL(policy || base) per token of the policy's samples."""
-  complete = episodes.completer(
-      model, pad=tokenizer.pad, stops=tokenizer.stops,
-      max_new_tokens=max_new_tokens, temperature=1.0,
-      rows=rows)
-  length = episodes.width_of(max(
-      len(tokenizer.opening(t.prompt)) + max_new_tokens for t in tasks))
-
-  score = comparer(model)
-
-  def run(params):
-    played = episodes.play(
-        world.respond, tasks, complete, params, tokenizer, jax.random.key(1))
-    tokens = episodes.pack([e.tokens for e in played], length=length,
-                           fill=tokenizer.pad, dtype=np.int32)
-    mask = episodes.pack([e.mask for e in played], length=length, fill=False,
-                         dtype=bool)
-    total, count = score({'policy': params['policy']},
-                         {'policy': base_params['policy']},
-                         jnp.asarray(tokens), jnp.asarray(mask))
-    return {'kl_to_base': float(total) / max(int(count), 1),
-            'kl_to_base_per_completion': float(total) / len(played)}
-
-  return run
+  likely = pass_at_k.estimate(wins)
+  found = {'pass_at_k': [rated(likely[k - 1], k) for k in sizes]}
+  if answer is not None:
+    said = [[answer(e.task, e.completions[-1]) for e in group]
+            for group in played]
+    found['majority_at_k'] = [
+        rated(majority.estimate(said, wins, k), k) for k in sizes]
+  return found
 
 
 def record(

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from rlft import parts
+from rlft import ledger, parts
 from rlft.adapters import lora
 from rlft.training import metrics, store
 
@@ -61,7 +61,7 @@ def rehearse(analysis: Analysis, shapes: PyTree) -> None:
 def recorder(
     run_dir: store.Where, start: int, analyses: Sequence[Analysis],
     base: PyTree,
-) -> Callable[[int, PyTree, metrics.Clock], bool]:
+) -> Callable[[int, PyTree, ledger.Clock], bool]:
   """record(step, params, clock) -> whether any analysis was due, and is done.
 
   Rows beyond the step `start` are a lost run's and go. What is analysed stays

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 import rlft
-from rlft import binding, evaluate, observe, pulse, startup
+from rlft import binding, evaluate, ledger, observe, pulse, startup
 from rlft.adapters import lora
 from rlft.binding import Job
 from rlft.ops import alarms, sharding, trees
@@ -41,6 +41,7 @@ class Position:
   state: TrainState
   source_state: Any
   fruitless: int = 0  # steps in a row from which nothing could be learned
+  resumed: bool = False  # this process took it up from a checkpoint
 
 
 def train(
@@ -55,7 +56,8 @@ def train(
     if found is not None:
       meta = seal.sealed(run_dir, int(found[0].step))['meta']
       # older checkpoints did not count them
-      at = Position(*found, meta.get('fruitless', 0))
+      at = Position(*found, meta.get('fruitless', 0), resumed=True)
+      same_reference(config, job, meta)
       step, end = int(at.state.step), config.num_steps
       progress.say(f'{run_dir}: ' + (
           f'going on from step {step}' if step < end else
@@ -74,6 +76,22 @@ def begin(job: Job, dtype: str) -> None:
   jax.eval_shape(job.update, state, batch)  # rows that do not split, say
   if job.online:
     startup.check(data, job.probe(state.params, batch), dtype)
+
+
+def reference_mark(config, job: Job) -> str:
+  """What the reference is known by; '' where nothing else may change it."""
+  if not (job.online and config.init):
+    return ''
+  return trees.fingerprint(job.reference)
+
+
+def same_reference(config, job: Job, meta: dict) -> None:
+  """ValueError unless the KL is still measured from where the run began."""
+  mark = reference_mark(config, job)
+  if meta.get('reference', mark) != mark:
+    raise ValueError(
+        f'config.init={config.init} is not what it was when this run began, '
+        'and its reference would be another: name its step, or put it back')
 
 
 def draw(job: Job, source_state: Any, state: TrainState, seen, step: int):
@@ -108,17 +126,20 @@ def agree(config, at: Position) -> None:
 
 
 def log(
-    writer: metrics.Writer, step: int, seen, data, clock: metrics.Clock,
-    tokens: int | float, compilations: int,
+    writer: metrics.Writer, step: int, seen, data, clock: ledger.Clock,
+    tokens: int | float, size: int, compilations: int,
 ) -> None:
-  """A row of numbers; `tokens` have been worked on since the last."""
-  seen = jax.device_get(seen)  # waits for the update
-  clock.lap('update')
+  """A row of numbers; `tokens` have been worked on since the last.
+
+  The batch of this step has `size` positions.
+  """
+  seen = jax.device_get(seen)
+  clock.lap('log')
   spent = clock.flush()
-  busy = spent['experience_seconds'] + spent['update_seconds']
   metrics.write(writer, step, {
-      **seen, **data, **spent, 'compilations': compilations,
-      'tokens_per_second': tokens / busy})
+      'padding': 1 - data['tokens'] / size, **seen, **data, **spent,
+      'wall_seconds': clock.wall(), 'compilations': compilations,
+      'tokens_per_second': tokens / ledger.worked(spent)})
 
 
 def loop(
@@ -129,27 +150,32 @@ def loop(
   A signal ends it at the next beat, when the state is that of a whole step: it
   is saved, whatever the config says, and preemption.Preempted goes on.
   """
-  start = int(at.state.step)
+  start, clock = int(at.state.step), ledger.Clock()
   metrics.truncate(run_dir / 'evals.jsonl', start)
   analyse = observe.recorder(
       run_dir, start, job.analyses, starting_policy(job, manager))
   saver = saving.Saver(manager, keep=config.checkpoint.keep)
+  mark = reference_mark(config, job)
 
   def save():
     saver.save(at.state, at.source_state, {
-        'num_steps': config.num_steps, 'fruitless': at.fruitless})
+        'num_steps': config.num_steps, 'fruitless': at.fruitless,
+        'reference': mark})
 
   def settle(step):
     if step in binding.marks(config.evaluate, config.num_steps):
       evaluate.record(
           run_dir, step, job.evaluations, lora.merge(at.state.params))
+      clock.lap('evaluate')
     if step in binding.marks(config.checkpoint, config.num_steps):
       save()
+      clock.lap('save')
 
   try:
     agree(config, at)
+    clock.lap('log')
     settle(start)
-    for step in advance(config, run_dir, job, at, analyse):
+    for step in advance(config, run_dir, job, at, analyse, clock):
       settle(step)
       settled()
   except preemption.Preempted:
@@ -162,29 +188,34 @@ def loop(
 
 def advance(
     config, run_dir, job: Job, at: Position, analyse: Callable,
+    clock: ledger.Clock,
 ) -> Iterator[int]:
   """source.next, update, analyse, log; gives the number of each step made."""
   start, end = int(at.state.step), config.num_steps
   logged = {1, end} | set(range(0, end, config.log.every))
   counter, writer = metrics.Compilations(), metrics.open_writer(run_dir, start)
-  clock, tokens, seen = metrics.Clock(), 0, {}
+  tokens, seen = 0, {}
   for step in progress.track(
       range(start, end), name=run_dir.name, total=end, start=start):
     pulse.beat()
     at.source_state, batch, data = draw(
         job, at.source_state, at.state, seen, step)
     tokens += data['tokens']
-    clock.lap('experience')
+    clock.lap('rollout' if job.online else 'data', data)
+    if job.online and at.resumed and step == start:
+      startup.check(data, job.probe(at.state.params, batch),
+                    config.model.get('dtype', 'float32'), step)
     at.state, seen = job.update(at.state, batch)
-    # the source's first draw would wait for it, on the experience's account
+    # the source's first draw would wait for it, on the rollout's account
     jax.block_until_ready(at.state.params)
+    clock.lap('update')
     at.fruitless = alarms.look(
         seen, data, at.fruitless, step=step + 1, **config.limits)
     analysed = analyse(step + 1, at.state.params, clock)
     if analysed or step + 1 in logged:
       agree(config, at)
-      log(writer, step + 1, seen, data, clock, tokens, counter.count)
+      log(writer, step + 1, seen, data, clock, tokens, batch.tokens.size,
+          counter.count)
       tokens = 0
-    clock.lap('update')
+    clock.lap('log')
     yield step + 1
-    clock.lap('settle')

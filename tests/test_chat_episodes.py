@@ -5,7 +5,16 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import api, binding, check, envs, episodes, evaluate, tokenizer
+from rlft import (
+  api,
+  binding,
+  check,
+  distances,
+  envs,
+  episodes,
+  evaluate,
+  tokenizer,
+)
 from rlft.experience import demonstrations, mixture, rollouts
 from rlft.models import transformer
 from rlft.objectives import ppo
@@ -220,7 +229,7 @@ def test_what_a_row_needs_is_told():
     ('\n{\n  "cards": [\'K\'],\n  "number": [10],\n  "formula": "10=24",\n}',
      '\n{\n  "cards": [\'K\'],\n  "number": [10],\n  ')])
 def test_the_numbers_of_an_answer_stand_before_its_formula(answer, head):
-  assert evaluate.stated(answer) == head
+  assert distances.stated(answer) == head
 
 
 def test_an_evaluation_of_a_chat():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlft import envs, episodes, evaluate, policy
+from rlft import distances, envs, episodes, evaluate, policy
 from rlft.ops import intervals
 from rlft.training import metrics
 from rlft.types import Task, Turn
@@ -96,6 +96,50 @@ def test_independent_tries_solve_what_any_of_them_solves(scripted):
   assert row['success'] == 1 and row['solved'] == 'fc'
   assert row['wins'] == ['e0', '1c']  # the first three, the last three
   assert row['outcomes'] == {'correct': 0.5, 'format': 0.5}  # of all answers
+  at = {r['k']: r['mean'] for r in row['pass_at_k']}
+  assert at == pytest.approx({1: 0.5, 2: 1.0})
+  # '1' is no formula and has no vote, so the one that votes is elected
+  at = {r['k']: r['mean'] for r in row['majority_at_k']}
+  assert at == pytest.approx({1: 0.5, 2: 1.0})
+  assert row['seconds'] > 0
+
+
+def test_a_majority_can_be_wrong_where_a_sample_is_right(scripted):
+  """Of four answers to each hand two are one mistake; two differ and are right.
+
+  So the mistake has most votes, but in the half of the hands where it is no
+  formula and has none.
+  """
+  half = GAME.hands(0, 6)[:3]
+
+  def answer(task, call):
+    right = GAME.demonstrate(task)
+    other = right.replace(' : ', ' : ( ').replace(' = 24', ' ) = 24')
+    mistake = wrong(task) if task in half else '1'
+    return [right, mistake, other, mistake][call]
+
+  scripted(answer)
+  row, _ = make(independent=4, temperature=1.0).run(None)
+  assert [r['k'] for r in row['pass_at_k']] == [1, 2, 4]
+  assert [r['mean'] for r in row['pass_at_k']] == pytest.approx([
+      1 / 2, 5 / 6, 1])
+  # pairs are a right one and the mistake: a tie, or the right one alone
+  assert [r['mean'] for r in row['majority_at_k']] == pytest.approx([
+      1 / 2, 3 / 4, 1 / 2])
+  last = row['majority_at_k'][2]
+  assert 0 <= last['low'] < last['mean'] < last['high'] <= 1
+
+
+def test_without_an_answer_there_is_no_majority():
+  played = [[episode('correct'), episode('format')],
+            [episode('format'), episode('format')]]
+  found = evaluate.repeated(played, [0, 1], None)
+  assert set(found) == {'pass_at_k'}
+  first, last = found['pass_at_k']
+  assert (first['k'], last['k']) == (1, 2)
+  assert (first['mean'], last['mean']) == (0.25, 0.5)
+  assert 0 <= first['low'] < first['mean'] < first['high'] <= 1
+
 
 
 def episode(*outcomes):
@@ -117,6 +161,7 @@ def test_a_summary_tells_the_last_outcome_of_each():
 @pytest.mark.parametrize('options, complaint', [
     (dict(tries=2, independent=2), 'not both'),
     (dict(independent=2), 'temperature above 0'),
+    (dict(kl=2, entropy=2), 'kl measures the entropy, too'),
     (dict(env=dict(name='point_skills', skill='solve')), 'no fixed tasks')])
 def test_what_makes_no_sense_is_refused(options, complaint):
   with pytest.raises(ValueError, match=complaint):
@@ -126,7 +171,7 @@ def test_what_makes_no_sense_is_refused(options, complaint):
 @functools.cache
 def measured(seed):
   """An evaluation with all distances, of parameters of this seed."""
-  row, _ = make(nll=True, kl=4, base_params=tiny.initialised()).run(
+  row, _ = make(nll=True, kl=4, kl_fixed=5, base_params=tiny.initialised()).run(
       tiny.initialised(seed))
   return row
 
@@ -152,6 +197,18 @@ def test_the_oracles_completions_are_scored_token_by_token():
   assert row['number_nll'] == pytest.approx(-totals[2] / totals[3], rel=1e-4)
 
 
+@jax.jit
+def _log_softmax(params, tokens):
+  variables = {'params': params['policy']}
+  hidden, _ = tiny.model().apply(variables, tokens)
+  return jax.nn.log_softmax(
+      tiny.model().apply(variables, hidden, method='head'))
+
+
+def log_softmax(params, tokens):
+  return np.asarray(_log_softmax(params, jnp.asarray(tokens)), np.float64)
+
+
 def test_the_distance_to_the_base_is_an_exact_kl():
   """Along samples at temperature 1 of the policy, over all words."""
   assert measured(0)['kl_to_base'] == pytest.approx(0, abs=1e-6)
@@ -164,14 +221,7 @@ def test_the_distance_to_the_base_is_an_exact_kl():
   tokens = episodes.pack(
       [e.tokens for e in played], length=48, fill=0, dtype=np.int32)
 
-  @jax.jit
-  def log_softmax(params):
-    variables = {'params': params['policy']}
-    hidden, _ = tiny.model().apply(variables, jnp.asarray(tokens))
-    return jax.nn.log_softmax(
-        tiny.model().apply(variables, hidden, method='head'))
-
-  p, q = (np.asarray(log_softmax(tiny.initialised(k))) for k in (1, 0))
+  p, q = (log_softmax(tiny.initialised(k), tokens) for k in (1, 0))
   kl = (np.exp(p) * (p - q)).sum(-1)
   total = sum(kl[i, t - 1] for i, e in enumerate(played)
               for t, counts in enumerate(e.mask) if counts)
@@ -181,6 +231,33 @@ def test_the_distance_to_the_base_is_an_exact_kl():
   assert row['kl_to_base_per_completion'] == pytest.approx(
       total / 4, rel=1e-3)
   assert row['kl_to_base'] > 0.01
+  entropy = -(np.exp(p) * p).sum(-1)
+  assert row['entropy'] == pytest.approx(sum(
+      entropy[i, t - 1] for i, e in enumerate(played)
+      for t, counts in enumerate(e.mask) if counts
+  ) / sum(sum(e.mask) for e in played), rel=1e-4)
+  alone, _ = make(entropy=4).run(tiny.initialised(1))
+  assert alone['entropy'] == row['entropy'] and 'kl_to_base' not in alone
+
+
+@pytest.mark.parametrize('rows', [6, 2])
+def test_the_distance_on_fixed_text_is_an_exact_kl(rows):
+  """On the oracle's completions of five hands, however many at a time."""
+  rows_of = [episodes.transcript(WORDS, task, (), GAME.demonstrate(task))
+             for task in GAME.hands(0, 5)]
+  tokens = episodes.pack(
+      [row for row, _ in rows_of], length=48, fill=0, dtype=np.int32)
+  p, q = (log_softmax(tiny.initialised(k), tokens) for k in (1, 0))
+  kl = (np.exp(p) * (p - q)).sum(-1)
+  places = [(i, t) for i, (_, mask) in enumerate(rows_of)
+            for t, counts in enumerate(mask) if counts]
+  text = distances.written(GAME, GAME.hands(0, 5), WORDS)
+  found = distances.fixed(tiny.model(), text, tiny.initialised(), rows)
+  want = sum(kl[i, t - 1] for i, t in places) / len(places)
+  told = found(tiny.initialised(1))['kl_to_base_fixed']
+  assert told == pytest.approx(want, rel=1e-4) and told > 0.01
+  assert measured(1)['kl_to_base_fixed'] == pytest.approx(told, rel=1e-5)
+  assert found(tiny.initialised())['kl_to_base_fixed'] == 0  # to the bit
 
 
 def noted(calls, name, steps=()):

@@ -13,7 +13,7 @@ LAYERS = (
     ('study', 'report'),
     ('train', 'binding', 'evaluate', 'analyze', 'observe', 'comparison',
      'healing', 'check', 'config', 'directory', 'exchange', 'inherit',
-     'planning', 'startup'),
+     'planning', 'startup', 'distances'),
     ('analyses',),
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
@@ -24,7 +24,7 @@ LAYERS = (
      'optimizers', 'transforms'),
     ('ops', 'spectral', 'parts', 'presets', 'tokenizer', 'chat', 'arguments',
      'records'),
-    ('types', 'pulse', 'paths', 'usage'),
+    ('types', 'pulse', 'paths', 'usage', 'ledger'),
 )
 LEVEL = {name: -i for i, line in enumerate(LAYERS) for name in line}
 LEAVES = LAYERS[8]

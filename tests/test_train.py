@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -60,12 +61,59 @@ def rows_of(run_dir):
   return plain('metrics.jsonl'), plain('evals.jsonl'), samples
 
 
+WRITTEN = {}  # directory of a whole run -> when each of its rows was written
+
+
 @pytest.fixture(scope='module', params=list(CONFIGS))
 def whole(request, tmp_path_factory):
   """(kind, directory, last state) of a run that nobody interrupted."""
   run_dir = tmp_path_factory.mktemp(request.param)
-  return request.param, run_dir, run(
-      request.param, run_dir, job_of(request.param))
+  write, seen = metrics.write, WRITTEN.setdefault(run_dir, [])
+
+  def timed(*args):
+    seen.append(time.monotonic())
+    return write(*args)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(metrics, 'write', timed)
+    state = run(request.param, run_dir, job_of(request.param))
+  return request.param, run_dir, state
+
+
+def test_the_seconds_of_all_phases_are_the_walls(whole):
+  """Within 2 %, from the first row to the last; measured from outside."""
+  kind, run_dir, _ = whole
+  rows = metrics.read(run_dir / 'metrics.jsonl')[1:]
+  first, *_, last = WRITTEN[run_dir]
+  spent = {k: sum(row.get(k, 0.0) for row in rows) for row in rows
+           for k in row if k.endswith('_seconds')}
+  wall = spent.pop('wall_seconds')
+  assert wall == pytest.approx(last - first, rel=0.02)
+  assert sum(spent.values()) == pytest.approx(last - first, rel=0.02)
+  drawn = {'data'} if kind == 'sft' else {'rollout', 'reward', 'log_prob'}
+  assert {k.removesuffix('_seconds') for k in spent} == drawn | {
+      'update', 'evaluate', 'save', 'log'}
+  assert min(spent.values()) > 0
+
+
+def test_rows_tell_what_is_padding_and_what_is_masked(whole):
+  kind, run_dir, _ = whole
+  config = CONFIGS[kind]().experience
+  for row in metrics.read(run_dir / 'metrics.jsonl'):
+    size = config.length * (4 if kind == 'sft' else 8)
+    assert row['padding'] == pytest.approx(1 - row['tokens'] / size)
+    assert row['masked_rows'] == 0
+    assert kind == 'sft' or (
+        0 < row['sampling_padding'] < 1
+        and {0 <= row[k] <= 1 for k in ('zero_spread', 'empty', 'truncated')}
+        == {True})
+
+
+def test_rows_without_a_token_that_counts_are_counted():
+  job = job_of('sft')
+  _, batch, _ = job.source.next(0, None, {}, jax.random.key(0))
+  batch.mask[1:3] = False
+  assert int(job.update(job.state, batch)[1]['masked_rows']) == 2
 
 
 def stopping_source(kind, call):

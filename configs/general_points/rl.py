@@ -33,7 +33,7 @@ def get_config(variant: str = '') -> ConfigDict:
       learning_rate=2e-5, critic_learning_rate=2e-4, schedule='constant',
       # the critic starts at zero: it learns the mean return first
       warmup_steps=16, critic_warmup_steps=0, weight_decay=0.0)
-  config.evals = pretrain.panel(kl=256)
+  config.evals = pretrain.panel(kl=256, kl_fixed=256)
   steps = (0, 10, 20)
   if 'tries' in words:
     config.experience.tries, config.experience.length = 3, 112

@@ -22,7 +22,7 @@ def full_panel(n=1024) -> dict:
   id_env = pretrain.env(pretrain.ID)
   ood_env = pretrain.env(pretrain.OOD, ensure_face=True)
   few = (0, 120, 600)  # what several answers cost is spent at these steps
-  panel = pretrain.panel(n, nll=True, kl=256)
+  panel = pretrain.panel(n, nll=True, kl=256, kl_fixed=256)
   panel['id_seen'] = dict(env=pretrain.env(pretrain.ID, split='train'), n=n)
   panel['id_rule_ood_sampler'] = dict(
       env=pretrain.env(pretrain.ID, ensure_face=True), n=n)
@@ -50,7 +50,7 @@ def get_config(variant: str = '') -> ConfigDict:
       weight_decay=0.0)
   steps = FULL_STEPS if 'full' in words else STEPS
   config.evals = full_panel() if 'full' in words else pretrain.panel(
-      nll=True, kl=256)
+      nll=True, kl=256, kl_fixed=256)
   if 'smoke' in words:
     steps = (0, 2, 6)
     config.evals = pretrain.panel(n=64, rows=64, nll=True, kl=32)

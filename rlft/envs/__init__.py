@@ -1,13 +1,16 @@
 """Environments: a task, its verifier and its oracle, one file each."""
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rlft import parts
+from rlft import parts, paths
+from rlft.types import Task, Turn
 
 OFFERS = (
-    'sample', 'hands', 'respond', 'demonstrate', 'mistake', 'problem', 'spans')
+    'sample', 'hands', 'respond', 'demonstrate', 'mistake', 'problem', 'spans',
+    'answer')
 
 
 class Environment(NamedTuple):
@@ -19,6 +22,7 @@ class Environment(NamedTuple):
   mistake: Callable | None  # (rng, task) -> a plausible wrong completion
   problem: Callable | None  # (task) -> what tasks with one solution share
   spans: Callable | None  # (task, completion) -> [(start, stop, weight)]
+  answer: Callable | None  # (task, completion) -> what votes are counted by
 
 
 def bind(name: str, **rules: Any) -> Environment:
@@ -44,7 +48,25 @@ def bind(name: str, **rules: Any) -> Environment:
         f'known: {", ".join(known)}')
   if hasattr(module, 'check'):
     module.check(**rules)
-  return Environment(**{
+  bound = {
       f: g and functools.partial(
           g, **{k: v for k, v in rules.items() if k in takes[f]})
-      for f, g in found.items()})
+      for f, g in found.items()}
+  return Environment(**bound | {
+      'respond': functools.partial(reply, name, bound['respond'])})
+
+
+def reply(
+    name: str, respond: Callable, task: Task, completions: list[str]) -> Turn:
+  """What `respond` gives; ValueError unless its reward is a finite float.
+
+  Of a whole number nobody would know whether it was cut from a share.
+  """
+  turn = respond(task, completions)
+  paid = turn.reward if isinstance(turn, Turn) else turn
+  if not isinstance(paid, float) or not math.isfinite(paid):
+    raise ValueError(
+        f'the environment {name} gave the reward {paths.shown(repr(paid))} '
+        f'({type(paid).__name__}): its respond() must give a Turn with a '
+        'finite float')
+  return turn

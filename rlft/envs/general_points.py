@@ -207,6 +207,22 @@ def outcome(task: Task, completion: str, *, mode: str = 'corrected') -> str:
   return _classify(task.answer, completion, mode)[1]
 
 
+def answer(
+    task: Task, completion: str, *, mode: str = 'corrected') -> str | None:
+  """What a completion votes for: its formula, `=24` and all, without spaces.
+
+  So two agree where they write the same numbers, operators and parentheses in
+  the same order; 5+7 and 7+5 are two answers. Its value would be none: every
+  formula is meant to have the target's. None, no vote, for what is no formula.
+  """
+  verdict, _ = _classify(task.answer, completion, mode)
+  formula = card_texts.formula_field(
+      task.answer.text, completion, tolerant=mode != 'faithful')
+  if formula is None or verdict.cause == 'format':
+    return None
+  return solutions.unspaced(formula)
+
+
 def _classify(
     hand: Hand, completion: str, mode: str) -> tuple[formulas.Verdict, str]:
   formula = card_texts.formula_field(

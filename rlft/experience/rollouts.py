@@ -20,10 +20,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from rlft import episodes, outcomes, policy
+from rlft import episodes, ledger, outcomes, policy
 from rlft import verifiers as processes
 from rlft.adapters import lora
 from rlft.envs import Environment
+from rlft.experience import health
 from rlft.experience.demonstrations import generator
 from rlft.ops import alarms, masked, sharding, spans
 from rlft.rewards import kl as kl_reward
@@ -78,20 +79,16 @@ def source(
   where the coefficient of the KL in the reward begins: it follows the KL of the
   rollouts (`rewards/kl.py:adapted`), and is the state of this source.
   """
-  if temperature <= 0:
-    raise ValueError(
-        f'rollouts at temperature {temperature} explore nothing: raise it')
-  if skip_tokens < 0:
-    raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
-                     'of tokens, 0 or more')
+  refuse(temperature, skip_tokens)
   learned = outcomes.known(learn_from, 'experience.learn_from')
   pool = processes.pool(env.respond, verifiers, learned)
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
+  batch = prompts * group
+  at_once = min(sample_rows or batch, batch)
   play = player(
       env, tokenizer, episodes.completer(
-          model, pad=tokenizer.pad, stops=tokenizer.stops,
-          rows=min(sample_rows or prompts * group, prompts * group),
+          model, pad=tokenizer.pad, stops=tokenizer.stops, rows=at_once,
           max_new_tokens=max_new_tokens, temperature=temperature,
           decoding=decoding), prompts, group, tries=tries, pool=pool,
       end_truncated=end_truncated, rows=sample_rows)
@@ -105,11 +102,14 @@ def source(
 
   def next_batch(state, params, metrics, key):
     del metrics
-    drawn = draw(functools.partial(play, lora.merge(params)), enters, key)
+    clock = ledger.Clock()
+    drawn = draw(functools.partial(
+        play, lora.merge(params), clock=clock), enters, key)
     chosen = flat(drawn.groups)
-    arrays = to_arrays(
-        chosen, [weigh(e, env.spans, tokenizer.decode, skip_tokens)
-                 for e in chosen], tokenizer, length)
+    weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
+               for e in chosen]
+    clock.lap('reward')
+    arrays = to_arrays(chosen, weights, tokenizer, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     rollout = Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
@@ -118,8 +118,8 @@ def source(
                       for i, e in enumerate(chosen)])
     experience = assign(rollout._replace(
         mask=rollout.mask & enter[:, None]), state)
-    measured = measure(rollout, experience) | drawn.told | outcomes.count(
-        drawn.played, tokenizer.stops)
+    measured = tell(drawn, rollout, experience, tokenizer.stops, group=group,
+                    batch=batch, rows=at_once)
     if decoding:
       measured['decoding_kl'] = episodes.decoding_kl(drawn.played)
     if kl_target is not None:
@@ -127,12 +127,23 @@ def source(
       nats = measured['kl_k1'] * measured['completion_tokens']
       state = kl_reward.adapted(
           state, nats, target=kl_target, horizon=kl_horizon, rows=len(chosen))
-    return state, experience, measured
+    clock.lap('log_prob')
+    return state, experience, measured | clock.flush()
 
   return Source(lambda: start, next_batch)
 
 
 make = functools.partial(source, once)
+
+
+def refuse(temperature: float, skip_tokens: int) -> None:
+  """ValueError for numbers that make no sense."""
+  if temperature <= 0:
+    raise ValueError(
+        f'rollouts at temperature {temperature} explore nothing: raise it')
+  if skip_tokens < 0:
+    raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
+                     'of tokens, 0 or more')
 
 
 def flat(groups: list[list]) -> list:
@@ -144,14 +155,14 @@ def player(
     env: Environment, tokenizer: Tokenizer, complete: episodes.Completer,
     prompts: int, group: int, **options: Any,
 ) -> Callable:
-  """play(params, key) -> `prompts` groups of episodes of a task each."""
+  """play(params, key, clock) -> `prompts` groups of episodes of a task each."""
 
-  def play(params, key):
+  def play(params, key, clock):
     rng = generator(key)
     tasks = [env.sample(rng) for _ in range(prompts)]
     played = episodes.play(
         env.respond, [t for t in tasks for _ in range(group)], complete,
-        params, tokenizer, key, **options)
+        params, tokenizer, key, clock=clock, **options)
     return [played[i:i + group] for i in range(0, len(played), group)]
 
   return play
@@ -242,6 +253,15 @@ def to_arrays(
       'truncated': np.array([
           episodes.was_cut(e, tokenizer.stops) for e in played]),
   }
+
+
+def tell(drawn: Drawn, rollout: Rollout, experience: Experience,
+         stops: Sequence[int], **sizes: int) -> Metrics:
+  """All that is measured of a batch and of what was sampled for it."""
+  tokens = sum(len(e.tokens) for e in flat(drawn.groups))
+  return {'padding': 1 - tokens / rollout.tokens.size, **drawn.told,
+          **measure(rollout, experience), **outcomes.count(drawn.played, stops),
+          **health.measure(drawn.played, stops=stops, **sizes)}
 
 
 def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:

@@ -4,7 +4,9 @@
 skipped for a loss or a gradient that is not finite, or all advantages be 0;
 `max_kl` of the mean KL to the reference, in nats per token; `max_ratio` of the
 largest ratio of probabilities; `min_entropy` of the mean entropy, in nats per
-token. 0 is no limit.
+token; of a rollout `max_zero_spread`, the share of groups whose rewards are all
+equal, `max_empty` and `max_truncated`, the shares of completions that are
+nothing but a stop, and of episodes whose last met none. 0 is no limit.
 """
 from rlft.types import Metrics
 
@@ -15,8 +17,10 @@ class Halt(ValueError):
 
 
 def look(
-    seen: Metrics, data: Metrics, before: int, *, step: int, skipped: int,
-    max_kl: float, max_ratio: float, min_entropy: float,
+    seen: Metrics, data: Metrics, before: int, *, step: int, skipped: int = 0,
+    max_kl: float = 0.0, max_ratio: float = 0.0, min_entropy: float = 0.0,
+    max_zero_spread: float = 0.0, max_empty: float = 0.0,
+    max_truncated: float = 0.0,
 ) -> int:
   """The number of fruitless steps in a row, of which `before` were known.
 
@@ -29,7 +33,8 @@ def look(
   fruitless = {
       'an update was skipped, its loss or gradient not being finite':
           seen.get('skipped', 0.0) > 0,
-      'all advantages were 0': data.get('advantage_largest') == 0}
+      'all advantages were 0': data.get('advantage_largest') == 0,
+      'every completion was empty': data.get('empty') == 1}
   in_row = before + 1 if any(fruitless.values()) else 0
   if skipped and in_row >= skipped:
     why = ' and '.join(k for k, v in fruitless.items() if v)
@@ -37,12 +42,16 @@ def look(
                'as many as limits.skipped allows; steps saved since they began '
                'may be spoiled, too: begin anew in another directory, with a '
                'lower optimizer.learning_rate or other rewards')
+  told = {**data, **seen}
   for key, limit, name in (
       ('max_kl', max_kl, 'kl'), ('max_ratio', max_ratio, 'ratio_max'),
-      ('min_entropy', min_entropy, 'entropy')):
-    if not limit or name not in seen:
+      ('min_entropy', min_entropy, 'entropy'),
+      ('max_zero_spread', max_zero_spread, 'zero_spread'),
+      ('max_empty', max_empty, 'empty'),
+      ('max_truncated', max_truncated, 'truncated')):
+    if not limit or name not in told:
       continue
-    found = float(seen[name])
+    found = float(told[name])
     within = found >= limit if key.startswith('min') else found <= limit
     if not within:  # nor is what is not a number
       raise Halt(f'step {step}: {name} is {found:.4g}, beyond '

@@ -18,7 +18,11 @@ SOURCES = {  # column -> what it is
 
 
 def figure(tables: Tables) -> dict[str, Any] | None:
-  """Lines {role, from_step, points {x, step, kl}, against {kl, step, ...}}."""
+  """Lines {role, from_step, points {x, step, kl}, against {kl, step, ...}}.
+
+  `fixed` of an evaluated step is the KL on the oracle's completions: the same
+  text for every run, where its own replies are others.
+  """
   measured = any(r.get('kl_to_base') is not None for r in tables['evals'])
   column = 'kl_to_base' if measured else 'kl'
   lines = [_line(tables, 'sft', None, column)]
@@ -50,6 +54,9 @@ def _line(tables, role, start, column):
       by_step.setdefault(int(row['step']), []).append(kl)
   steps = sorted(by_step)
   kl = {step: float(np.mean(by_step[step])) for step in steps}
+  fixed = {step: statistics.mean_over_rows(
+      [r for r in rows if r['eval'] == 'id' and r['step'] == step],
+      'kl_to_base_fixed') for step in {r['step'] for r in rows}}
   kept = np.unique(np.linspace(0, len(steps) - 1, min(
       KEEP, len(steps))).astype(int))
   against = []
@@ -59,7 +66,8 @@ def _line(tables, role, start, column):
     near = kl[before[-1]] if before else (
         0. if role == 'sft' and point['step'] == 0 else None)
     if point['ood'] and near is not None and steps:
-      against.append({'kl': near, 'step': point['step'], **point['ood']})
+      against.append({'kl': near, 'fixed': fixed[point['step']],
+                      'step': point['step'], **point['ood']})
   return {'role': role, 'from_step': start,
           'points': [{'x': steps[i] + (start or 0), 'step': steps[i],
                       'kl': kl[steps[i]]} for i in kept],

@@ -122,7 +122,7 @@ function divergence(F) {
       f.node.append(svg('path', {d: line(l.against.map(p => [x(p.kl), y(p.success)])), style: {fill: 'none', stroke: l.colour, 'stroke-width': 1.4, opacity: .8}}));
       for (const p of l.against) {
         f.node.append(svg('line', {x1: x(p.kl), x2: x(p.kl), y1: y(p.low), y2: y(p.high), style: {stroke: l.colour, 'stroke-width': 1, opacity: .6}}), mark(x(p.kl), y(p.success), l.shape, l.colour, false, 3.4));
-        f.hits.push({x: x(p.kl), y: y(p.success), text: `${l.label}, step ${p.step}\nOOD ${rated(p)}\nKL ${short(p.kl)} nats per token`});
+        f.hits.push({x: x(p.kl), y: y(p.success), text: `${l.label}, step ${p.step}\nOOD ${rated(p)}\nKL ${short(p.kl)} nats per token${p.fixed === null ? '' : `\n${short(p.fixed)} on the oracle's completions`}`});
       }
     }
     return f;
@@ -149,7 +149,8 @@ function panel(F) {
     const ways = F.ways.filter(w => S.success[`id${w.ending}`] || S.success[`ood${w.ending}`]).map(w => [w.label, rate(`id${w.ending}`), rate(`ood${w.ending}`)]);
     for (const [key, label] of [['sampled_minus_greedy', 'sampled minus greedy, points'], ['tries5_minus_independent5', '5 tries with feedback minus 5 samples, points']]) if (S.differences.id[key] || S.differences.ood[key]) ways.push([label, gap(S.differences.id[key]), gap(S.differences.ood[key])]);
     for (let k = 1; k <= Math.max(...['id', 'ood'].map(s => (S.pass_at_k[s] || []).length)); k++) ways.push([`pass@${k}`, ...['id', 'ood'].map(s => { const p = (S.pass_at_k[s] || [])[k - 1]; return p ? `${pct(p.mean)} % [${pct(p.low)}, ${pct(p.high)}]` : '–'; })]);
-    for (const [key, label] of [['reference_nll', 'NLL of the oracle, nats per token'], ['number_nll', 'the same, its number field']]) if (S.losses[key].id !== null || S.losses[key].ood !== null) ways.push([label, short(S.losses[key].id), short(S.losses[key].ood)]);
+    for (let i = 0; i < Math.max(...['id', 'ood'].map(s => (S.majority_at_k[s] || []).length)); i++) if (((S.majority_at_k.id || S.majority_at_k.ood)[i] || {}).k > 1) ways.push([`majority@${(S.majority_at_k.id || S.majority_at_k.ood)[i].k}`, ...['id', 'ood'].map(s => { const v = (S.majority_at_k[s] || [])[i]; return v ? `${pct(v.mean)} %` : '–'; })]);
+    for (const {key, label} of F.losses) if (S.losses[key].id !== null || S.losses[key].ood !== null) ways.push([label, short(S.losses[key].id), short(S.losses[key].ood)]);
     const rules = [...new Set(F.cells.map(c => c.rule))];
     body.replaceChildren(el('h4', {}, 'Greedy, by rule and by sampler of hands'), ...scroller(listing(['', 'ID sampler', 'OOD sampler'], rules.map(r => [r, ...cells(r)]))),
       el('h4', {style: {'margin-top': '14px'}}, 'By way of answering'), ...scroller(listing(['', 'ID', 'OOD'], ways)));

@@ -14,8 +14,10 @@ LAST = .25  # share of the updates that the end is meaned over
 COLUMNS = {  # logged name -> what it is
     'explained_variance': 'explained variance of the critic',
     'reward': 'reward per episode', 'success': 'training hands solved, %',
-    'kl_k1': 'KL to the start, nats per token'}
-PERCENT = ('success',)
+    'kl_k1': 'KL to the start, nats per token',
+    'zero_spread': 'groups all paid the same, %',
+    'truncated': 'completions cut, %'}
+PERCENT = ('success', 'zero_spread', 'truncated')
 DIGITS = {'kl_k1': 4}
 
 

@@ -7,7 +7,7 @@ on, and the loss on the oracle's completions.
 from typing import Any
 
 from rlft.ops import pass_at_k
-from rlft.report import curves, pairs, statistics
+from rlft.report import curves, files, pairs, statistics
 from rlft.report.tables import Tables
 
 SPLITS = ('id', 'ood')
@@ -22,16 +22,19 @@ WAYS = {  # ending of the evaluation's name -> what it is
 GAPS = {  # differences on the same hands
     'sampled_minus_greedy': ('_sampled', ''),
     'tries5_minus_independent5': ('_tries5', '_independent5')}
-LOSSES = ('reference_nll', 'number_nll')  # nats per token
+LOSSES = {  # nats per token
+    'reference_nll': 'NLL of the oracle', 'number_nll': 'the same, its number '
+    'field', 'kl_to_base_fixed': 'KL to the base on the oracle\'s completions',
+    'entropy': 'entropy along the policy\'s samples'}
 
 
 def by_step(tables: Tables) -> list[dict[str, Any]]:
   """What every SFT step was asked, one dict per step.
 
   {step, success: evaluation -> split, differences: {id, ood} -> name ->
-  contrast, pass_at_k: {id, ood} -> list over k, losses: name -> {id, ood}}.
-  pass_at_k is there where the samples were recorded one by one; the success
-  of `_independent5` is pass@5 in any case.
+  contrast, pass_at_k and majority_at_k: {id, ood} -> list over k, losses:
+  name -> {id, ood}}. pass_at_k is there where the samples were recorded one by
+  one; the success of `_independent5` is pass@5 in any case.
   """
   rows = statistics.rows_of(tables, 'sft')
   names = list(dict.fromkeys(r['eval'] for r in rows))
@@ -43,6 +46,9 @@ def by_step(tables: Tables) -> list[dict[str, Any]]:
         'step': step, 'success': {k: v for k, v in point.items() if v},
         'differences': {s: _gaps(here, s, step) for s in SPLITS},
         'pass_at_k': {s: passes(
+            [r for r in here if r['eval'] == f'{s}_independent5'])
+            for s in SPLITS},
+        'majority_at_k': {s: votes(
             [r for r in here if r['eval'] == f'{s}_independent5'])
             for s in SPLITS},
         'losses': {name: {s: statistics.mean_over_rows(
@@ -62,6 +68,19 @@ def passes(rows: list[dict]) -> list[dict] | None:
       for k in range(min(map(len, likely)))]
 
 
+def votes(rows: list[dict]) -> list[dict] | None:
+  """[{k, mean}] over seeds, for the k of all; None if not recorded."""
+  each = []
+  for row in rows:
+    told = row.get('majority_at_k')
+    told = told if isinstance(told, list) else []
+    each.append({v['k']: v['mean'] for v in told if isinstance(v, dict) and all(
+        files.number(v.get(key)) is not None for key in ('k', 'mean'))})
+  shared = set.intersection(*map(set, each)) if each else set()
+  return [{'k': k, 'mean': sum(at[k] for at in each) / len(each)}
+          for k in sorted(shared)] or None
+
+
 def figure(tables: Tables) -> dict[str, Any] | None:
   """`by_step` with the names to show; None if only ID and OOD were asked."""
   points = by_step(tables)
@@ -74,8 +93,12 @@ def figure(tables: Tables) -> dict[str, Any] | None:
       'title': 'Rule and sampler apart; sampled, and with more tries',
       'note': f'{curves.count(curve)}; {curves.interval(tables)} in '
               'brackets, differences paired. '
-              'Sampled at temperature 1. NLL of the oracle\'s completions in '
-              'nats per token, without an interval.',
+              'Sampled at temperature 1. Nats are per token and, like the '
+              'majority of k samples, without an interval.',
+      'losses': [{'key': k, 'label': f'{v}, nats per token'}
+                 for k, v in LOSSES.items() if any(
+                     p['losses'][k][s] is not None
+                     for p in points for s in SPLITS)],
       'cells': [{'rule': rule[r], 'sampler': s.upper(), 'eval': name}
                 for (r, s), name in CELLS.items()],
       'ways': [{'ending': k, 'label': v} for k, v in WAYS.items()

@@ -1,7 +1,6 @@
 """Metrics of a run: one JSON object per line, and TensorBoard beside it."""
 import json
 import math
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -89,22 +88,3 @@ class Compilations:
   def _heard(self, event: str, duration: float, **_: Any) -> None:
     del duration
     self.count += event == COMPILE
-
-
-class Clock:
-  """Seconds by phase since the last flush; they sum to the wall time."""
-
-  def __init__(self):
-    self.last, self.spent = time.monotonic(), {}
-
-  def lap(self, phase: str) -> None:
-    """Books the time since the last lap on a phase."""
-    now = time.monotonic()
-    self.spent[phase] = self.spent.get(phase, 0.0) + now - self.last
-    self.last = now
-
-  def flush(self) -> dict[str, float]:
-    """{'update_seconds': ...} and back to zero."""
-    spent = {f'{k}_seconds': v for k, v in self.spent.items()}
-    self.spent = {}
-    return spent

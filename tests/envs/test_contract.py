@@ -1,10 +1,12 @@
 """What every environment promises: a new file is found here."""
 import math
+import types
 
 import numpy as np
 import pytest
 
 from rlft import envs, parts
+from rlft.types import Task, Turn
 
 RULES = {  # what an environment cannot be bound without, and more to try
     'point_skills': [dict(skill='solve'), dict(skill='translate')],
@@ -108,6 +110,52 @@ def test_spans_are_within_the_text_of_any_completion(env):
       for start, stop, weight in env.spans(task, text):
         assert 0 <= start <= stop <= len(text), text
         assert math.isfinite(weight) and weight >= 0, text
+
+
+def test_the_oracle_has_a_vote_and_equal_votes_are_equally_right(env):
+  if env.answer is None:
+    return
+  for task in tasks_of(env, 3):
+    best = env.demonstrate(task)
+    assert env.answer(task, best) is not None
+    told = {}
+    for text in (*noise(4), best, f'{best} ', env.mistake(
+        np.random.default_rng(0), task)):
+      vote = env.answer(task, text)
+      assert vote == env.answer(task, text), text
+      hash(vote)
+      good = 'correct' in env.respond(task, [text]).parts
+      assert told.setdefault(vote, good) == good, text
+    assert not told.get(None)  # what is right says what it says
+
+
+def paying(reward, monkeypatch):
+  """An environment that pays this."""
+  module = types.SimpleNamespace(
+      sample=lambda rng: None, demonstrate=lambda task: '',
+      respond=lambda task, completions: Turn('', reward, True, {}))
+  monkeypatch.setattr(parts, 'load', lambda folder, name: module)
+  return envs.bind('odd').respond(Task('', None), [''])
+
+
+@pytest.mark.parametrize('reward, told', [
+    (1, r'reward 1 \(int\)'), (True, r'reward True \(bool\)'),
+    (None, r'reward None \(NoneType\)'), (math.nan, r'reward nan \(float\)'),
+    (-math.inf, 'reward -inf'), ('1.0', r"'1\.0' \(str\)"),
+    (np.float32(1), 'float32'), (np.ones(1), 'ndarray')])
+def test_a_reward_that_is_no_finite_float_is_refused(reward, told, monkeypatch):
+  with pytest.raises(ValueError, match=f'the environment odd gave .*{told}'):
+    paying(reward, monkeypatch)
+
+
+def test_a_turn_that_is_none_is_refused():
+  with pytest.raises(ValueError, match='odd gave the reward None .* a Turn'):
+    envs.reply('odd', lambda *_: None, Task('', None), [''])
+
+
+def test_a_reward_that_is_a_float_is_paid(monkeypatch):
+  assert paying(0.5, monkeypatch).reward == 0.5
+  assert paying(np.float64(-2), monkeypatch).reward == -2
 
 
 @pytest.mark.parametrize('name, rules', CASES)

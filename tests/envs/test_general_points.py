@@ -40,6 +40,20 @@ def test_compact_text_of_a_hand():
   assert turn.parts == {'wrong_value': -1.0, 'number_field': 1.0}
 
 
+@pytest.mark.parametrize('written, vote', [
+    ('10 5 2 4 : 10 + 5 * 2 + 4 = 24', '10+5*2+4=24'),
+    ('K 1 : 10 + 5*2 +4 = 24 ', '10+5*2+4=24'),  # whatever it states before
+    ('10 5 2 4 : 10 + 5 * 2 + 4', '10+5*2+4'),  # another answer, as right
+    ('10 5 2 4 : 5 * 2 + 10 + 4 = 24', '5*2+10+4=24'),  # so is this
+    ('10 5 2 4 : 10 + 5', '10+5'), ('10 5 2 4 : 10 +', None),
+    ('10 5 2 4', None), ('', None)])
+def test_what_a_completion_votes_for(written, vote):
+  assert general_points.answer(task((13, 5, 2, 4), ID), written) == vote
+  on_paper = paper(written.partition(':')[2].strip())
+  assert general_points.answer(
+      task((13, 5, 2, 4), ID, 'paper'), on_paper) == vote
+
+
 def test_paper_text_of_a_hand():
   one = task((13, 5, 2, 4), ID, 'paper')
   assert one.prompt.startswith('\n[Task Description]\n')

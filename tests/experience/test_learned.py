@@ -121,7 +121,9 @@ def test_verifiers_in_other_processes_find_the_same(scripted):
   """Of completions that are sampled three at a time."""
   here, elsewhere = drawn(scripted()), drawn(scripted(tries=1, **POOLED))
   jax.tree.map(np.testing.assert_array_equal, elsewhere[0], here[0])
-  assert elsewhere[1] == here[1]
+  same = lambda told: {k: v for k, v in told.items() if not k.endswith(
+      ('_seconds', 'sampling_padding'))}  # other batches have other padding
+  assert same(elsewhere[1]) == same(here[1])
 
 
 def test_a_verifier_that_crashes_raises_no_other_rate(scripted):

@@ -4,7 +4,8 @@ import pytest
 
 from rlft.ops import alarms
 
-NONE = dict(skipped=0, max_kl=0.0, max_ratio=0.0, min_entropy=0.0)
+NONE = dict(skipped=0, max_kl=0.0, max_ratio=0.0, min_entropy=0.0,
+            max_zero_spread=0.0, max_empty=0.0, max_truncated=0.0)
 FINE = dict(completion_tokens=8.0, skipped=0.0, kl=0.1, ratio_max=1.2,
             entropy=1.0)
 
@@ -31,6 +32,24 @@ def test_as_many_in_a_row_as_are_allowed_end_the_run():
   with pytest.raises(alarms.Halt, match='all advantages were 0, and 3 steps'):
     look(data=dict(advantage_largest=0.0), before=2, skipped=3)
   assert look(dict(skipped=1.0), before=99, skipped=0) == 100
+
+
+def test_a_policy_that_ends_at_once_is_found():
+  assert look(data=dict(empty=0.99), before=2, skipped=3) == 0
+  with pytest.raises(alarms.Halt, match='every completion was empty, and 3 st'):
+    look(data=dict(empty=1.0), before=2, skipped=3)
+
+
+@pytest.mark.parametrize('key, name', [
+    ('max_zero_spread', 'zero_spread'), ('max_empty', 'empty'),
+    ('max_truncated', 'truncated')])
+def test_a_limit_on_the_rollout_is_passed(key, name):
+  told = rf'{name} is 0\.75, beyond limits\.{key}=0\.5'
+  with pytest.raises(alarms.Halt, match=told) as error:
+    look(data={name: 0.75}, **{key: 0.5})
+  assert error.value.exit_code == 44
+  assert look(data={name: 0.5}, **{key: 0.5}) == 0
+  assert look(data={name: 0.75}) == look(**{key: 0.5}) == 0
 
 
 @pytest.mark.parametrize('key, name, limit, found, told', [

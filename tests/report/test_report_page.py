@@ -194,13 +194,15 @@ def test_kl_to_the_base_is_preferred(study):
   for path in study.glob('*/evals.jsonl'):
     rows = [json.loads(x) for x in path.read_text().split('\n') if x]
     path.write_text(''.join(json.dumps(r | {
-        'kl_to_base': r['step'] + (r['eval'] == 'ood')}) + '\n'
-        for r in rows))
+        'kl_to_base': r['step'] + (r['eval'] == 'ood'),
+        'kl_to_base_fixed': r['step'] + 7}) + '\n' for r in rows))
   found = figure(study, 'divergence')
   sft = found['lines'][0]
   assert 'KL(policy || base)' in found['title']
   assert [p['kl'] for p in sft['points']] == [p['x'] for p in sft['points']]
-  assert {p['kl'] for p in found['lines'][1]['against']} == {0, 20, 40, 60}
+  against = found['lines'][1]['against']
+  assert {p['kl'] for p in against} == {0, 20, 40, 60}
+  assert all(p['fixed'] == p['step'] + 7 for p in against)
 
 
 def test_each_restoration_has_its_own_plane(study):

@@ -17,6 +17,7 @@ from rlft.report import (
   profile,
   summary,
   tables,
+  timing,
 )
 
 SMALL = {'seeds': (0,), 'starts': {50: (.46, .36)}}
@@ -67,6 +68,31 @@ def test_pass_at_k_stands_on_single_samples(study):
       np.mean([r['success'] for r in rows]))
   assert all(p['low'] < p['mean'] < p['high'] for p in told)
   assert told[0]['problems'] == 100
+
+
+def test_majorities_are_meaned_over_seeds_where_they_were_voted(study):
+  for seed in (0, 1):
+    told = [{'k': 1, 'mean': .2}, {'k': 4, 'mean': .5 + seed / 10},
+            {'k': 5 + seed, 'mean': .6}]
+    vote = lambda row, told=told: row | (
+        {'majority_at_k': told} if row['eval'] == 'id_independent5' else {})
+    rewrite(study / f'sft_{seed}' / 'evals.jsonl', vote)
+  last = panel.by_step(tables.read(study))[-1]
+  assert last['majority_at_k']['id'] == [
+      {'k': 1, 'mean': .2}, {'k': 4, 'mean': pytest.approx(.55)}]
+  assert last['majority_at_k']['ood'] is None
+  odd = [{'majority_at_k': value} for value in (
+      [{'k': 1}, {'k': 2, 'mean': 'x'}, 3], 'all')]
+  assert panel.votes(odd) is panel.votes([]) is None
+
+
+def test_only_losses_that_were_measured_are_shown(study):
+  shown = lambda: [row['key'] for row in panel.figure(
+      tables.read(study))['losses']]
+  assert shown() == ['reference_nll', 'number_nll']
+  rewrite(study / 'sft_0' / 'evals.jsonl', lambda row: row | {
+      'kl_to_base_fixed': row['step'] / 100})
+  assert shown()[2:] == ['kl_to_base_fixed']
 
 
 def test_without_single_samples_there_is_pass_at_5_only(study):
@@ -121,7 +147,8 @@ def test_figures_draw_the_clustered_interval():
 def test_ppo_is_told_by_its_start_and_its_end(study):
   def change(row):
     share = row['step'] / 60
-    return row | {'explained_variance': -1 + share, 'success': .5}
+    return row | {'explained_variance': -1 + share, 'success': .5,
+                  'zero_spread': .25, 'truncated': 0.}
   for seed in (0, 1):
     rewrite(study / f'rl_{seed}_200' / 'metrics.jsonl', change)
   run = next(r for r in optimisation.runs(tables.read(study))
@@ -133,6 +160,17 @@ def test_ppo_is_told_by_its_start_and_its_end(study):
       'first': -1, 'last': pytest.approx(late.mean())}
   assert run['measures']['success'] == {'first': .5, 'last': .5}
   assert set(run['measures']) == set(optimisation.COLUMNS)
+
+
+def test_seconds_are_told_by_phase(study):
+  rewrite(study / 'rl_0_200' / 'metrics.jsonl', lambda row: row | {
+      'update_seconds': 1., 'rollout_seconds': 2., 'wall_seconds': 3.,
+      'reward_seconds': None})
+  bars = {bar['name']: bar['phases']
+          for bar in timing.figure(tables.read(study))['bars']}
+  assert bars.pop('rl_0_200') == [
+      {'phase': 'rollout', 'seconds': 62.}, {'phase': 'update', 'seconds': 31.}]
+  assert not any(bars.values())
 
 
 def test_rl_held_near_its_start_stands_beside_rl(study):
