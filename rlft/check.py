@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from rlft import (
+  arms,
   binding,
   envs,
   episodes,
@@ -139,7 +140,7 @@ def analysis(
 
 
 def study(config: ml_collections.ConfigDict) -> None:
-  """The first stage that could not start, before any does."""
+  """The first stage that could not start; a comparison that is none."""
   known = {}  # stages so far: nothing starts from a later one
   for name in config.order:
     section = config.stages[name].config
@@ -148,6 +149,7 @@ def study(config: ml_collections.ConfigDict) -> None:
     except ValueError as error:
       raise ValueError(f'stage {name}: {error}') from error
     known[name] = section
+  arms.check(config)
 
 
 def made_with(name: str, known: Known) -> Any:
