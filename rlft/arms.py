@@ -53,7 +53,7 @@ def declare(
     arms: tuple[str, ...], matching: str, tuned: str = '', chosen_by: str = '',
     tolerance: float = 0.05,
 ) -> ml_collections.ConfigDict:
-  """The study, with this comparison of its stages; the first arm is the control.
+  """The study, with a comparison of its stages; the first arm is the control.
 
   Beyond `tolerance`, as a share, the report calls arms not matched.
   """
@@ -186,8 +186,7 @@ def own_words(stage: Mapping, stages: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def between(
-    section: Mapping[str, Any], configs: Mapping[Cell, Mapping],
-) -> None:
+    section: Mapping[str, Any], configs: Mapping[Cell, Mapping]) -> None:
   """ValueError if arms differ in more than the treatment, or not in it."""
   treatment = section['treatment']
   for one, other in itertools.combinations(section['arms'], 2):
@@ -211,7 +210,8 @@ def between(
 
 def allowed(treatment: str, one: Mapping, other: Mapping) -> tuple[str, ...]:
   """What may differ between two arms; the first is the treatment itself."""
-  if treatment == SFT_OR_RL and binding.is_online(one) == binding.is_online(other):
+  alike = binding.is_online(one) == binding.is_online(other)
+  if treatment == SFT_OR_RL and alike:
     treatment = 'objective'
   return BRINGS.get(treatment, (treatment,))
 
@@ -276,7 +276,7 @@ ABSENT = object()
 
 def refuse(
     found: list[tuple[str, Any, Any]], one: str, other: str, why: str) -> None:
-  """ValueError that names the first field, both of its values and the others."""
+  """ValueError that names the first field, its two values and the others."""
   if not found:
     return
   (field, a, b), *more = found

@@ -44,7 +44,7 @@ class Grid(NamedTuple):
 def compared(tables: Tables) -> dict[str, Any] | None:
   """The declared comparison with its numbers; None if none was declared.
 
-  `arms` has a row for each arm that is finished, `missing` names the others.
+  `rows` has one for each arm that is finished, `missing` names the others.
   A row: {arm, chosen, grid, seeds, steps, quantity, ratio, matched, id, ood,
   over: {id, ood}, gain: {id, ood}, kl}; rates as `statistics.split`, `over`
   the first arm and `gain` since step 0 as `pairs.difference`.
@@ -58,7 +58,7 @@ def compared(tables: Tables) -> dict[str, Any] | None:
   rows = [_row(section, grid, level, done[0]) for grid in done]
   return {**section, 'unit': UNITS[section['matching']],
           'matched_by': arms.MATCHING[section['matching']], 'level': level,
-          'arms': rows, 'missing': [
+          'rows': rows, 'missing': [
               grid.arm for grid in found if grid.chosen is _UNKNOWN]}
 
 
@@ -73,7 +73,7 @@ def figure(tables: Tables) -> dict[str, Any] | None:
           if grid.chosen is not _UNKNOWN]
   lines = [_line(over, grid) for grid in done]
   points = [p for line in lines for p in line['points']]
-  seeds = max((row['seeds'] for row in found['arms']), default=0)
+  seeds = max((row['seeds'] for row in found['rows']), default=0)
   return found | {
       'title': f'Controlled comparison: {found["treatment"]}, matched by '
                f'{found["matching"]}',

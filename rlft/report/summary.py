@@ -6,7 +6,8 @@ averaged); `by_seed` holds the same sections for each seed alone. Of a rate,
 seeds were independent; `cluster_low` and `cluster_high` are the bootstrap's
 over `problems` (hands of one multiset are one problem) and seeds. Differences
 are means over seeds with a paired bootstrap of that kind. `comparison`, in a
-study that declares one, is `arms.compared`. Rates and differences of rates are in [0, 1] and [-1, 1]; angles in radians.
+study that declares one, is `arms.compared`. Rates and differences of rates are
+in [0, 1] and [-1, 1]; angles in radians.
 """
 import math
 from typing import Any
