@@ -55,21 +55,17 @@ TREE = {'policy': jnp.array([1.0, -2.0]), 'critic': jnp.array([0.5])}
 
 def schedule(**given):
   """Parameters after each of some steps, of which one is a spike."""
-  def run():
-    tx = optax.with_extra_args_support(optimizer.make(
-        scale=optax.scale_by_adam(), num_steps=12,
-        **dict(learning_rate=0.1) | given))
-    params, state, seen = TREE, tx.init(TREE), []
-    for step in range(8):
-      size = (1 + 0.1 * (step % 3)) * (40.0 if step == 6 else 1.0)
-      changes, state = tx.update(
-          jax.tree.map(lambda x, size=size: size * x, params), state, params,
-          value=jnp.asarray(size))
-      params = optax.apply_updates(params, changes)
-      seen.append(params)
-    return seen
-
-  return jax.device_get(jax.jit(run)())
+  tx = optax.with_extra_args_support(optimizer.make(
+      scale=optax.scale_by_adam(), num_steps=12,
+      **dict(learning_rate=0.1) | given))
+  params, state, seen = TREE, tx.init(TREE), []
+  for step in range(8):
+    size = (1 + 0.1 * (step % 3)) * (40.0 if step == 6 else 1.0)
+    grads = jax.tree.map(lambda x, size=size: size * x, params)
+    changes, state = tx.update(grads, state, params, value=jnp.asarray(size))
+    params = optax.apply_updates(params, changes)
+    seen.append(params)
+  return jax.device_get(seen)
 
 
 def halts(**given):
@@ -132,8 +128,9 @@ PARTS = [
             horizon=Beside(24, dict(schedule='cosine')),
             critic_learning_rate=0.3,
             critic_warmup_steps=Beside(4, dict(warmup_steps=2)),
-            weight_decay=0.1, clip_norm=0.01, spike_sigmas=3.0,
-            spike_window=Beside(16, dict(spike_sigmas=3.0, clip_norm=1e9)))),
+            weight_decay=0.1, clip_norm=0.01,
+            spike_sigmas=Beside(3.0, dict(spike_window=8)),
+            spike_window=Beside(16, dict(spike_sigmas=3.0, spike_window=8)))),
     options.Part('limits', options.keywords(alarms.look, ('step',)), halts,
                  dict(skipped=5, max_kl=0.4, max_ratio=8.0, min_entropy=0.1)),
     options.Part('passes', options.keywords(
