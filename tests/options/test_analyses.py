@@ -57,7 +57,7 @@ OTHER = {
         sweep=(dict(kind='values', top=0.5),), seed=1, select='query'),
 }
 ENTRIES = dict(  # of a sweep's entry, by keyword
-    top=0.6, tail=Beside(0.3, dict(top=0.3)), top_count=2,
+    top=0.6, tail=Beside(0.3, dict(top=0.3)), top_count=3,
     tail_count=Beside(2, dict(top=0.3)), polar=False, reference=True,
     layers=(0.0, 0.5), layer_numbers=(1, 3), modules=('query',))
 WAY = dict(amount=0.5)

@@ -1,5 +1,4 @@
 """Every keyword of an evaluation changes its row, its samples or its steps."""
-import jax
 import pytest
 
 from rlft import episodes, evaluate
@@ -48,4 +47,3 @@ def test_rows_change_how_many_are_sampled_at_once_and_no_row(monkeypatch):
   monkeypatch.setattr(episodes, 'completer', completer)
   assert not options.differs(told(**SAMPLED), told(**SAMPLED, rows=2))
   assert seen == [6, 2]
-  jax.clear_caches()
