@@ -8,18 +8,19 @@ at least one in a hand. All have the same rollouts (UPDATES of 16 prompts, 8
 completions each), passes, warm-up and grid of learning rates, none a KL term,
 and three seeds. PPO has its critic, and the critic's rate, beside that.
 
-Hands are split by multiset of values: a quarter is held out (what is
-reported), 15 % choose the learning rate (`validation`), 60 % are played. No
-split shares a multiset with another; the check of the study sees to it. The
-rate of an arm is the one with the most success on the validation hands after
-the last update, pooled over seeds; the report takes it and lists the others.
-Nothing else is chosen, and the budget and the grid were written here before a
-run was looked at. `ood` is the other rule on held-out hands: what is forgotten.
+Hands are split by multiset of values: a quarter is held out, which is reported,
+15 % choose the learning rate (`validation`), 60 % are played. No split shares a
+multiset with another. The base was pre-trained on games of the validation and
+the training hands, under both rules, not of the held-out ones. The rate of an
+arm is the one with the most success on the validation hands after the last
+update, pooled over seeds; the report takes it and lists the others. Nothing
+else is chosen, and the budget and the grid were written here before a run was
+looked at. `ood` is the other rule, on held-out hands: what is forgotten.
 
-On two cores under load a run of PPO takes 80 CPU s and of the others 50, with
-12 to 45 more for the first of a rate, which is compiled: 14 CPU minutes for PPO
-and 9 for each other. `:smoke` runs two arms once, with a random model, in a
-minute, and measures nothing.
+Estimated from four updates of twice the size on two cores under load: a run of
+PPO takes 80 CPU s and of the others 50, the first of a rate, which is compiled,
+45 more. That is 14 CPU minutes for PPO and 9 to 10 for each other. `:smoke` runs
+two arms once, with a random model, in a minute, and measures nothing.
 """
 from typing import Any
 
