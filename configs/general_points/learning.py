@@ -19,8 +19,8 @@ looked at. `ood` is the other rule, on held-out hands: what is forgotten.
 
 Estimated from four updates of twice the size on two cores under load: a run of
 PPO takes 80 CPU s and of the others 50, the first of a rate, which is compiled,
-45 more. That is 14 CPU minutes for PPO and 9 to 10 for each other. `:smoke` runs
-two arms once, with a random model, in a minute, and measures nothing.
+45 more. That is 14 CPU minutes for PPO and 9 to 10 for each other. `:smoke`
+runs two arms once, with a random model, in a minute, and measures nothing.
 """
 from typing import Any
 
