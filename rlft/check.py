@@ -226,7 +226,7 @@ def rehearse(loss: Callable, advantages: Callable | None) -> bool:
     if advantages is not None:
       batch = advantages(Rollout(
           tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number,
-          number, unknown, number))
+          number, unknown, number, number, jnp.zeros(1, bool)))
     return loss(
         Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)[0]
 
@@ -241,7 +241,7 @@ def compares(advantages: Callable) -> bool:
     rewards = jnp.array([[0.0, 1e3], [0.0, 2e3]])
     found = advantages(Rollout(
         tokens, truth, jnp.zeros_like(tokens), rewards, jnp.arange(2), number,
-        number, number, jnp.ones((2, 2))))
+        number, number, jnp.ones((2, 2)), number, jnp.zeros(2, bool)))
     return jnp.abs(found.advantages).max()
 
   return float(jax.jit(largest)()) == 0.0

@@ -270,10 +270,10 @@ def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
 LEAST = {  # whole numbers
     **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
                      'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
-                     'draws'), 1),
+                     'draws', 'max_batches', 'workers'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'mistakes',
-                     'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped'),
-                    0)}
+                     'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped',
+                     'sample_rows'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm', 'max_kl', 'max_ratio',
                 'min_entropy')

@@ -4,7 +4,7 @@ What the policy wrote is kept as the tokens that it sampled, never re-encoded,
 so that what was sampled is what is trained on.
 """
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from rlft import decoding as rules
-from rlft import policy, pulse
+from rlft import policy, pulse, verifiers
 from rlft.ops import sharding
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
@@ -30,6 +30,11 @@ class Episode(NamedTuple):
   sampling_log_probs: list[float]  # of what was drawn from: after the rule
   completions: list[str]
   turns: list[Turn]
+
+
+def was_cut(episode: Episode, stops: Sequence[int]) -> bool:
+  """Whether the last turn met no stop; what the policy wrote ends there."""
+  return episode.tokens[-1] not in stops
 
 
 def transcript(
@@ -137,36 +142,55 @@ def completer(
 def play(
     respond: Callable, tasks: Sequence[Task], complete: Completer, params: Any,
     tokenizer: Tokenizer, key: Key[Array, ''], *, tries: int = 1,
+    end_truncated: bool = False, pool: verifiers.Pool | None = None,
+    rows: int = 0,
 ) -> list[Episode]:
   """Plays every task for up to `tries` turns with the verifier's feedback.
 
-  Sample i of turn t uses fold_in(fold_in(key, i), t). A chat's turn that met
-  no stop is closed before the feedback; the policy did not write that token.
+  Sample i of turn t uses fold_in(fold_in(key, i), t). A turn that met no stop
+  ends its episode if `end_truncated`; else a chat's is closed before the
+  feedback, by a token that the policy did not write. `respond` judges here, or
+  a `pool` elsewhere, the first `rows` while the next are sampled.
   """
-  episodes = []
-  for task in tasks:
-    prompt = tokenizer.opening(task.prompt)
-    n = len(prompt)
-    episodes.append(Episode(
-        task, prompt, [False] * n, [-1] * n, [0.0] * n, [0.0] * n, [0.0] * n,
-        [], []))
+  episodes = [_opened(tokenizer.opening(task.prompt), task) for task in tasks]
+  judge = verifiers.Here(respond) if pool is None else pool
   active = list(range(len(tasks)))
   for turn in range(tries):
     if not active:
       break
-    new, scores = complete(
-        params, [episodes[i].tokens for i in active],
-        _keys(key, np.array(active), turn))
-    still = []
-    for i, tokens, log_p in zip(active, new, scores, strict=True):
-      reply = _answer(episodes[i], tokens, log_p, respond, tokenizer, turn)
-      if not reply.done and turn + 1 < tries:
-        if tokens[-1] not in tokenizer.stops:
+    begun, still = [], []
+    with verifiers.dropping(begun):
+      for part in _parts(active, rows):
+        new, scores = complete(
+            params, [episodes[i].tokens for i in part],
+            _keys(key, np.array(part), turn))
+        for i, tokens, log_p in zip(part, new, scores, strict=True):
+          _write(episodes[i], tokens, log_p, tokenizer, turn)
+          begun.append(judge.begin(episodes[i].task, episodes[i].completions))
+      replies = judge.ended(begun)
+    for i, reply in zip(active, replies, strict=True):
+      episodes[i].turns.append(reply)
+      episodes[i].rewards[-1] = float(reply.reward)
+      cut = was_cut(episodes[i], tokenizer.stops)
+      if not reply.done and turn + 1 < tries and not (cut and end_truncated):
+        if cut:
           _append(episodes[i], tokenizer.cut)
         _append(episodes[i], tokenizer.between(reply.observation))
         still.append(i)
     active = still
   return episodes
+
+
+def _opened(prompt: list[int], task: Task) -> Episode:
+  n = len(prompt)
+  return Episode(task, prompt, [False] * n, [-1] * n, [0.0] * n, [0.0] * n,
+                 [0.0] * n, [], [])
+
+
+def _parts(active: list[int], rows: int) -> Iterator[list[int]]:
+  """So many at a time, 0 being all of them."""
+  for at in range(0, len(active), rows or len(active)):
+    yield active[at:at + (rows or len(active))]
 
 
 @jax.jit
@@ -175,26 +199,32 @@ def _keys(key, rows, turn):
   return jax.vmap(fold)(rows)
 
 
-def _answer(episode, tokens, scores, respond, tokenizer, turn) -> Turn:
-  n = len(tokens)
+def _write(episode, tokens, scores, tokenizer, turn):
+  """What the policy wrote in a turn, which is yet to be paid."""
   episode.completions.append(tokenizer.decode(tokens))
-  reply = respond(episode.task, episode.completions)
-  episode.turns.append(reply)
-  _append(episode, tokens, mask=True, turn=turn, scores=scores,
-          rewards=[0.0] * (n - 1) + [float(reply.reward)])
-  return reply
+  _append(episode, tokens, mask=True, turn=turn, scores=scores)
 
 
-def _append(
-    episode, tokens, *, mask=False, turn=-1, scores=None, rewards=None):
+def _append(episode, tokens, *, mask=False, turn=-1, scores=None):
   zeros = [0.0] * len(tokens)
   episode.tokens.extend(tokens)
   episode.mask.extend([mask] * len(tokens))
   episode.turn_ids.extend([turn] * len(tokens))
-  episode.rewards.extend(zeros if rewards is None else rewards)
+  episode.rewards.extend(zeros)
   scores = Scores(zeros, zeros) if scores is None else scores
   episode.log_probs.extend(scores.log_probs)
   episode.sampling_log_probs.extend(scores.sampling_log_probs)
+
+
+def decoding_kl(played: Sequence[Episode]) -> float:
+  """KL(sampling distribution || full softmax) a token, k1 on the samples.
+
+  In nats; of a rule that only excludes tokens, minus the mean log of the mass
+  that it keeps.
+  """
+  return float(np.mean([
+      drawn - full for e in played for counts, full, drawn in zip(
+          e.mask, e.log_probs, e.sampling_log_probs, strict=True) if counts]))
 
 
 def pack(

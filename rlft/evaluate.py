@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlft import envs, episodes, policy
+from rlft import envs, episodes, outcomes, policy
 from rlft.ops import intervals, log_probs, masked, sharding
 from rlft.tokenizer import Tokenizer
 from rlft.training import disk, metrics, multihost, store
@@ -108,8 +108,8 @@ def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
   wins = np.array([[solved(e) for e in group] for group in played])
   any_win = wins.any(axis=0)
   first = [e for group in played for e in group]
-  outcomes = Counter(
-      next(k for k in e.turns[-1].parts if k != 'number_field') for e in first)
+  counts = Counter(
+      outcomes.named(e.turns[-1]) for e in first)
   low, high = intervals.wilson(int(any_win.sum()), any_win.size)
   right = [e.turns[0].parts.get('number_field', math.nan) for e in first]
   # Several independent samples: which of them solved what, for pass@k.
@@ -120,7 +120,7 @@ def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
       'success': float(any_win.mean()),
       'low': low, 'high': high,
       'outcomes': {
-          k: v / len(first) for k, v in sorted(outcomes.items())},
+          k: v / len(first) for k, v in sorted(counts.items())},
       'number_field': float(np.mean(right)),
       'solved': np.packbits(any_win).tobytes().hex(), **each,
   }
@@ -133,7 +133,7 @@ def describe(name: str, episode: episodes.Episode) -> dict:
       'eval': name, 'prompt': episode.task.prompt,
       'completion': episode.completions[-1],
       'tries': len(episode.turns), 'reward': last.reward,
-      'outcome': next(k for k in last.parts if k != 'number_field')}
+      'outcome': outcomes.named(last)}
 
 
 @functools.lru_cache

@@ -28,6 +28,12 @@ def load(folder: str, name: str) -> ModuleType:
   return importlib.import_module(f'rlft.{folder}.{name}')
 
 
+def at(module: str, path: str) -> Any:
+  """What a module of any package has under this name, with dots or without."""
+  return functools.reduce(
+      getattr, path.split('.'), importlib.import_module(module))
+
+
 def fill(function: Callable, where: str, **kwargs: Any) -> Callable:
   """`function` with its keywords filled in; `where` names it to a reader.
 

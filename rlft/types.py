@@ -46,6 +46,8 @@ class Rollout(NamedTuple):
   ref_log_probs: Float[Array, 'B T']  # of the frozen reference policy
   values: Float[Array, 'B T']  # critic's V(prefix before the token)
   weights: Float[Array, 'B T']  # of the token in its turn's log-prob
+  sampler_log_probs: Float[Array, 'B T']  # what the sampler itself made of them
+  truncated: Bool[Array, 'B']  # its last turn was cut: it met no stop
 
 
 class Experience(NamedTuple):

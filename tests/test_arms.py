@@ -302,14 +302,23 @@ def test_tokens_are_those_of_every_step_or_an_error():
 
 
 def test_flops_by_hand():
-  # sampling 2, scoring by policy and reference 4, two epochs of 6
-  assert spent.flops_per_token(arm('grpo', 0).to_dict()) == 2 + 4 + 2 * 6
+  # sampling 2; scoring by policy and reference 4, two epochs of 6
+  assert spent.flops_per_token(arm('grpo', 0).to_dict()) == (2, 4 + 2 * 6)
   # the critic: scoring 2, two epochs of 6
-  assert spent.flops_per_token(tiny.rl_config().to_dict()) == 18 + 2 + 2 * 6
-  assert spent.flops_per_token(tiny.sft_config().to_dict()) == 6
+  assert spent.flops_per_token(tiny.rl_config().to_dict()) == (2, 6 + 2 * 12)
+  assert spent.flops_per_token(tiny.sft_config().to_dict()) == (0, 6)
   lora = tiny.lora_config()
   assert lora.critic  # whole, beside adapters
-  assert spent.flops_per_token(lora.to_dict()) == 2 + 6 + 2 * (4 + 6)
+  assert spent.flops_per_token(lora.to_dict()) == (2, 6 + 2 * (4 + 6))
+
+
+def test_what_was_sampled_and_dropped_is_not_learned():
+  config = arm('grpo', 0).to_dict()  # 4 prompts
+  rows = [dict(step=1, tokens=10.0), dict(step=2, tokens=40.0, groups_drawn=16)]
+  assert spent.flops(rows, 1, config) == 10 * 18
+  assert spent.flops(rows, 2, config) == 10 * 18 + 40 * (2 + 16 / 4)
+  with pytest.raises(ValueError, match='tokens of step 3'):
+    spent.flops(rows, 3, config)
 
 
 def test_whether_a_run_is_online_is_told_of_a_dict_too():

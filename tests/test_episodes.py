@@ -114,6 +114,51 @@ def test_the_last_try_gets_no_feedback():
   assert sum(episode.rewards) == sum(t.reward for t in episode.turns)
 
 
+@pytest.mark.parametrize('end_truncated, turns', [(False, 2), (True, 1)])
+def test_a_turn_that_was_cut_is_the_last_if_so_wanted(end_truncated, turns):
+  """One that was not goes on either way."""
+  cut, whole = hand(0), hand(1)
+  begun = scripted([wrong(cut), wrong(whole)], ['1', '1'])
+
+  def complete(params, contexts, keys):
+    new, scores = begun(params, contexts, keys)
+    if len(begun.seen) == 1:
+      new[0].pop()
+      scores[0] = episodes.Scores(*(column[:-1] for column in scores[0]))
+    return new[:len(contexts)], scores[:len(contexts)]
+
+  one, two = played([cut, whole], complete, tries=2,
+                    end_truncated=end_truncated)
+  assert (len(one.turns), len(two.turns)) == (turns, 2)
+  assert episodes.was_cut(one, WORDS.stops) == (turns == 1)
+  assert not episodes.was_cut(two, WORDS.stops)
+
+
+def test_the_first_are_judged_while_the_next_are_sampled():
+  """Two at a time; keys, contexts and turns are those of all at once."""
+  tasks, log, keys_seen = [hand(n) for n in range(3)], [], []
+  texts = [wrong(task) for task in tasks]
+  whole = scripted(texts, texts)
+  want = played(tasks, whole, tries=2)
+  openings = [WORDS.opening(task.prompt) for task in tasks]
+
+  def complete(params, contexts, keys):
+    log.append(len(contexts))
+    keys_seen.extend(jax.random.key_data(keys).tolist())
+    of = [next(i for i, o in enumerate(openings) if c[:len(o)] == o)
+          for c in contexts]
+    return scripted([texts[i] for i in of])(params, contexts, keys)
+
+  def respond(task, completions):
+    log.append('judged')
+    return GAME.respond(task, completions)
+
+  assert want == episodes.play(
+      respond, tasks, complete, None, WORDS, jax.random.key(0), tries=2, rows=2)
+  assert log == [2, 'judged', 'judged', 1, 'judged'] * 2
+  assert keys_seen == [key for _, keys in whole.seen for key in keys]
+
+
 def test_keys_are_of_the_sample_and_its_turn():
   """Whoever else is still playing does not change a row's key."""
   first, second = hand(0), hand(1)

@@ -68,7 +68,8 @@ def made_up():
   turns = jnp.zeros(shape, jnp.int32)
   return Experience(
       Rollout(tokens, mask, turns, number(), jnp.arange(8), -3 + number() / 9,
-              -3 + number() / 9, number(), jnp.ones(shape)), number(), number())
+              -3 + number() / 9, number(), jnp.ones(shape), -3 + number() / 9,
+              jnp.zeros(8, bool)), number(), number())
 
 
 def job_of(kind, **changes):

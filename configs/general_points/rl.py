@@ -53,14 +53,16 @@ METHODS: dict[str, dict[str, Any]] = {
                        kl_estimator='k3'),
         advantages=dict(), experience=GROUPS,
         passes=dict(epochs=1, minibatches=4)),
-    # arXiv 2503.14476, section 4.1: both clips, groups of 16, 16 minibatches
-    # of a rollout; what is punished is the last fifth of the longest answer
+    # arXiv 2503.14476, section 4.1: both clips, groups of 16, sampled until
+    # their returns are unequal, 16 minibatches of a rollout; what is punished
+    # is the last fifth of the longest answer
     'dapo': dict(
         objective=dict(clip_low=0.2, clip_high=0.28, kl_coef=0.0,
                        kl_estimator='k3', aggregation='token_mean'),
         advantages=dict(overlong_limit=20, overlong_margin=4,
                         overlong_penalty=1.0),
-        experience=dict(prompts=16, group=16),
+        experience=dict(
+            name='dynamic', prompts=16, group=16, max_batches=10),
         passes=dict(epochs=1, minibatches=16)),
     # arXiv 2509.04259, section 4: what is right is learned, once
     'one_zero_reinforce': dict(

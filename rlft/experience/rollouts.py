@@ -1,40 +1,74 @@
-"""Rollouts: the policy plays, the environment pays, credit is assigned."""
+"""Rollouts: the policy plays, the environment pays, credit is assigned.
+
+Rows whose last turn's kind (rlft/outcomes.py) is not in `learn_from` do not
+count, nor, with `mask_truncated`, those that were cut, correct or not (the
+overlong filtering of arXiv 2503.14476, section 3.4). Of such a row no token is
+in the mask of the experience: it is in no loss, no group and no statistic of
+advantages. With `end_truncated` a turn that was cut is an episode's last.
+
+`verifiers=dict(workers=2, deadline=5.0)` judges completions in other processes
+(rlft/verifiers.py), those of the first `sample_rows` while the next ones are
+sampled; 0 is all at once.
+"""
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
-from rlft import episodes, policy
+from rlft import episodes, outcomes, policy
+from rlft import verifiers as processes
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
-from rlft.ops import alarms, sharding, spans
+from rlft.ops import alarms, masked, sharding, spans
 from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
-from rlft.types import Experience, Rollout, Source
+from rlft.types import Experience, Metrics, Rollout, Source
 
 BINS, LIMIT = 20, 4.0
 
 
-def make(
-    env: Environment, *, tokenizer: Tokenizer, model: Any, advantages: Callable,
-    ref_params: PyTree, prompts: int, group: int = 1,
+class Drawn(NamedTuple):
+  """What a batch is made of: groups of the completions of one prompt."""
+  groups: list[list[episodes.Episode]]  # as many as `prompts`
+  full: int  # the first so many of them may enter the loss
+  played: list[episodes.Episode]  # all that was sampled for it
+  told: Metrics
+
+
+def once(play: Callable, enters: Callable, key: Key[Array, '']) -> Drawn:
+  """Whatever is sampled first: play(key) gives groups, as many as `prompts`.
+
+  What takes its place may choose among several, and by enters(episode), which
+  tells whether a row may enter the loss.
+  """
+  del enters
+  groups = play(key)
+  return Drawn(groups, len(groups), flat(groups), {})
+
+
+def source(
+    draw: Callable, env: Environment, *, tokenizer: Tokenizer, model: Any,
+    advantages: Callable, ref_params: PyTree, prompts: int, group: int = 1,
     tries: int = 1, temperature: float = 1.0, max_new_tokens: int = 20,
     length: int = 36, reward_scale: float = 1.0, skip_tokens: int = 0,
     decoding: tuple = (), kl_target: float | None = None,
-    kl_horizon: int = 10000,
+    kl_horizon: int = 10000, end_truncated: bool = False,
+    mask_truncated: bool = False,
+    learn_from: Sequence[str] = outcomes.LEARNED,
+    verifiers: dict[str, Any] | None = None, sample_rows: int = 0,
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
   Behaviour log-probs are the trainer's own, at the sampling temperature, so a
   first ratio is exactly 1; how far the sampler's are from them is the metric
   `sampler_gap` (largest absolute difference, nats). Under a rule (`decoding`:
-  its name and settings as pairs) they are still those of the full softmax, and
+  its name and settings as pairs) both are still those of the full softmax, and
   `decoding_kl` tells how far that is from what was drawn from. Rewards are
   multiplied by `reward_scale` before anything is learned from them; the metrics
   are not. Only an objective of whole turns reads the weights: those of the
@@ -50,49 +84,87 @@ def make(
   if skip_tokens < 0:
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
-  rows = prompts * group
+  learned = outcomes.known(learn_from, 'experience.learn_from')
+  pool = processes.pool(env.respond, verifiers, learned)
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
-  complete = episodes.completer(
-      model, pad=tokenizer.pad, stops=tokenizer.stops, rows=rows,
-      max_new_tokens=max_new_tokens, temperature=temperature,
-      decoding=decoding)
+  play = player(
+      env, tokenizer, episodes.completer(
+          model, pad=tokenizer.pad, stops=tokenizer.stops,
+          rows=min(sample_rows or prompts * group, prompts * group),
+          max_new_tokens=max_new_tokens, temperature=temperature,
+          decoding=decoding), prompts, group, tries=tries, pool=pool,
+      end_truncated=end_truncated, rows=sample_rows)
   score = scorer(model, temperature)
+  enters = outcomes.admitting(learned, tokenizer.stops, not mask_truncated)
 
   @jax.jit
   def assign(rollout, state):
     cost = {} if kl_target is None else {'kl_reward_coef': state}
-    zero = lambda x: jnp.where(rollout.mask, x, 0.0)
-    return advantages(rollout._replace(
-        rewards=rollout.rewards * reward_scale,
-        log_probs=zero(rollout.log_probs), values=zero(rollout.values),
-        ref_log_probs=zero(rollout.ref_log_probs)), **cost)
+    return advantages(cleared(rollout, reward_scale), **cost)
 
   def next_batch(state, params, metrics, key):
     del metrics
-    rng = generator(key)
-    tasks = [env.sample(rng) for _ in range(prompts)]
-    played = episodes.play(
-        env.respond, [t for t in tasks for _ in range(group)], complete,
-        lora.merge(params), tokenizer, key, tries=tries)
-    weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
-               for e in played]
-    arrays, sampled = to_arrays(played, weights, tokenizer.pad, length)
+    drawn = draw(functools.partial(play, lora.merge(params)), enters, key)
+    chosen = flat(drawn.groups)
+    arrays = to_arrays(
+        chosen, [weigh(e, env.spans, tokenizer.decode, skip_tokens)
+                 for e in chosen], tokenizer, length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
-    experience = assign(Rollout(
+    rollout = Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
-        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group)), state)
-    measured = measure(played, experience, sampled)
+        prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group))
+    enter = np.array([i < drawn.full * group and enters(e)
+                      for i, e in enumerate(chosen)])
+    experience = assign(rollout._replace(
+        mask=rollout.mask & enter[:, None]), state)
+    measured = measure(rollout, experience) | drawn.told | outcomes.count(
+        drawn.played, tokenizer.stops)
     if decoding:
-      measured['decoding_kl'] = decoding_kl(played)
+      measured['decoding_kl'] = episodes.decoding_kl(drawn.played)
     if kl_target is not None:
       measured['kl_reward_coef'] = state
       nats = measured['kl_k1'] * measured['completion_tokens']
       state = kl_reward.adapted(
-          state, nats, target=kl_target, horizon=kl_horizon, rows=rows)
+          state, nats, target=kl_target, horizon=kl_horizon, rows=len(chosen))
     return state, experience, measured
 
   return Source(lambda: start, next_batch)
+
+
+make = functools.partial(source, once)
+
+
+def flat(groups: list[list]) -> list:
+  """The rows of all groups, in order."""
+  return list(itertools.chain(*groups))
+
+
+def player(
+    env: Environment, tokenizer: Tokenizer, complete: episodes.Completer,
+    prompts: int, group: int, **options: Any,
+) -> Callable:
+  """play(params, key) -> `prompts` groups of episodes of a task each."""
+
+  def play(params, key):
+    rng = generator(key)
+    tasks = [env.sample(rng) for _ in range(prompts)]
+    played = episodes.play(
+        env.respond, [t for t in tasks for _ in range(group)], complete,
+        params, tokenizer, key, **options)
+    return [played[i:i + group] for i in range(0, len(played), group)]
+
+  return play
+
+
+def cleared(rollout: Rollout, scale: float) -> Rollout:
+  """Zeros off the mask, and rewards times `scale`."""
+  zero = lambda x: masked.keep(x, rollout.mask)
+  return rollout._replace(
+      rewards=zero(rollout.rewards) * scale,
+      log_probs=zero(rollout.log_probs), values=zero(rollout.values),
+      ref_log_probs=zero(rollout.ref_log_probs),
+      sampler_log_probs=zero(rollout.sampler_log_probs))
 
 
 def coefficient(advantages: Callable, target: float, horizon: int) -> float:
@@ -143,10 +215,10 @@ def weigh(
 
 
 def to_arrays(
-    played: list[episodes.Episode], weights: list[list[float]], pad: int,
-    length: int,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-  """Episodes as the arrays of a Rollout, and the sampler's log-probs.
+    played: list[episodes.Episode], weights: list[list[float]],
+    tokenizer: Tokenizer, length: int,
+) -> dict[str, np.ndarray]:
+  """Episodes as arrays of a Rollout, those that the sampler knows.
 
   Prompts are left-padded so that first completions start in one column.
   """
@@ -160,65 +232,49 @@ def to_arrays(
     return episodes.pack(rows, length=length, fill=fill, dtype=dtype,
                          prompt=prompt, starts=starts)
 
-  arrays = {
-      'tokens': column('tokens', pad, np.int32),
+  return {
+      'tokens': column('tokens', tokenizer.pad, np.int32),
       'mask': column('mask', False, bool),
       'turn_ids': column('turn_ids', -1, np.int32),
       'rewards': column('rewards', 0.0, np.float32),
       'weights': packed(weights, 0.0, np.float32),
+      'sampler_log_probs': column('log_probs', 0.0, np.float32),
+      'truncated': np.array([
+          episodes.was_cut(e, tokenizer.stops) for e in played]),
   }
-  sampled = column('log_probs', 0.0, np.float32)
-  return arrays, sampled
 
 
-def decoding_kl(played: list[episodes.Episode]) -> float:
-  """KL(sampling distribution || full softmax) a token, k1 on the samples.
+def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:
+  """What a rollout says of the policy, and what is learned from it.
 
-  In nats; of a rule that only excludes tokens, minus the mean log of the mass
-  that it keeps.
-  """
-  return float(np.mean([
-      drawn - full for e in played for counts, full, drawn in zip(
-          e.mask, e.log_probs, e.sampling_log_probs, strict=True) if counts]))
-
-
-def measure(
-    played: list[episodes.Episode], experience: Experience,
-    sampled: np.ndarray,
-) -> dict[str, float]:
-  """What a rollout says of the policy; rewards in the environment's units.
-
+  Log-probs are compared on all that the policy wrote, whether or not it counts
+  in the experience. `learned` is the share of rows that do.
   `advantage_entropy` is that of the histogram of advantages over tokens, in
   nats: BINS equal bins, LIMIT deviations to either side (at most ln BINS; the
-  bins of arXiv 2509.12235 are not stated).
+  bins of arXiv 2509.12235 are not stated). Halt where nothing counts.
   """
-  rollout = experience.rollout
-  mask = np.asarray(rollout.mask)
+  wrote, mask = (np.asarray(x.mask) for x in (rollout, experience))
   if not mask.any():
     raise alarms.Halt(
         'no completion of a rollout has any token that counts: look at '
-        'experience.length, which contexts are cut to')
+        'experience.length, which contexts are cut to' if not wrote.any() else
+        'no row of a rollout enters the loss: what they are is not in '
+        'experience.learn_from, or all were cut (mask_truncated); '
+        f'{rollout.truncated.mean():.0%} met no stop in max_new_tokens')
   log_p = np.asarray(rollout.log_probs)
   ref = np.asarray(rollout.ref_log_probs)
-  gap = np.abs(log_p - sampled)[mask]
+  gap = np.abs(log_p - rollout.sampler_log_probs)[wrote]
   gains = np.asarray(experience.advantages)[mask]
   counts, _ = np.histogram(np.clip(
       gains, -LIMIT, LIMIT), bins=BINS, range=(-LIMIT, LIMIT))
   shares = counts[counts > 0] / counts.sum()
-  outcomes = [next(k for k in e.turns[-1].parts if k != 'number_field')
-              for e in played]
   return {
-      'reward': float(np.mean([sum(t.reward for t in e.turns)
-                               for e in played])),
-      'success': float(np.mean([o == 'correct' for o in outcomes])),
-      'turns': float(np.mean([len(e.turns) for e in played])),
-      'completion_tokens': float(mask.sum() / len(played)),
-      'tokens': float(sum(len(e.tokens) for e in played)),
-      'samples': float(sum(len(e.turns) for e in played)),
+      'completion_tokens': float(wrote.sum() / len(wrote)),
+      'learned': float(mask.any(axis=1).mean()),
       'advantage_largest': float(np.abs(gains).max()),
       'advantage_entropy': float(-(shares * np.log(shares)).sum()),
       'sampler_gap': float(gap.max()),
       'sampler_gap_mean': float(gap.mean()),
-      'kl_k1': float((log_p - ref)[mask].mean()),
-      'reference_gap': float(np.abs(log_p - ref)[mask].max()),
+      'kl_k1': float((log_p - ref)[wrote].mean()),
+      'reference_gap': float(np.abs(log_p - ref)[wrote].max()),
   }

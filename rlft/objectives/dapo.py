@@ -2,10 +2,12 @@
 
 GRPO with a clip that is wider above than below, so that rare tokens can grow;
 a mean over all tokens of the batch; a reward that falls with the length of long
-completions (`rewards/overlong.py`); and no KL. Its dynamic sampling, which
-drops prompts whose completions are all right or all wrong, is a matter of where
-the rollouts come from: here such a group has advantages of 0, and its tokens
-still count in the mean.
+completions (`rewards/overlong.py`); and no KL. What else it has is a matter of
+where the rollouts come from: its overlong filtering is
+`experience.mask_truncated`, its dynamic sampling, which drops prompts whose
+completions are all right or all wrong, the source `dynamic`. From another
+source such a group has advantages of 0, and its tokens still count in the mean.
+`importance_cap` as in `grpo.py`.
 """
 from jaxtyping import Array, Float
 
@@ -33,10 +35,12 @@ def advantages(rollout: Rollout, *, overlong_limit: int = 20480,
 def loss(outputs: Outputs, batch: Experience, *, clip_low: float = 0.2,
          clip_high: float = 0.28, kl_coef: float = 0.0,
          kl_estimator: str = 'k3', ratio_guard: float | None = 10.0,
-         aggregation: str = 'token_mean') -> tuple[Float[Array, ''], Metrics]:
+         aggregation: str = 'token_mean', importance_cap: float | None = None
+         ) -> tuple[Float[Array, ''], Metrics]:
   """Policy and KL terms; no gradient enters `batch`."""
   new, old, gains = actor.known(outputs, batch)
   return actor.clipped_loss(
       new.log_probs - old.log_probs, new, old, gains, clip_low=clip_low,
       clip_high=clip_high, ratio_guard=ratio_guard, aggregation=aggregation,
-      kl_coef=kl_coef, kl_estimator=kl_estimator)
+      kl_coef=kl_coef, kl_estimator=kl_estimator,
+      importance_cap=importance_cap)

@@ -23,10 +23,12 @@ def advantages(rollout: Rollout) -> Experience:
 
 def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
          kl_coef: float = 0.0, kl_estimator: str = 'k3',
-         ratio_guard: float | None = 10.0) -> tuple[Float[Array, ''], Metrics]:
+         ratio_guard: float | None = 10.0, importance_cap: float | None = None
+         ) -> tuple[Float[Array, ''], Metrics]:
   """Policy and KL terms; no gradient enters `batch`."""
   new, old, gains = actor.known(outputs, batch)
   return actor.clipped_loss(
       new.log_probs - old.log_probs, new, old, gains, clip_low=clip,
       clip_high=clip, ratio_guard=ratio_guard, aggregation='constant_length',
-      kl_coef=kl_coef, kl_estimator=kl_estimator)
+      kl_coef=kl_coef, kl_estimator=kl_estimator,
+      importance_cap=importance_cap)

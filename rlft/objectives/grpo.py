@@ -10,7 +10,9 @@ return of a row, and mean and deviation over its group,
 first averaged over the tokens of a row, then over rows (`aggregation`). The
 paper's KL is k3; see `ops/kl.py`. The deviation divides by n (the paper does
 not say). `ratio_guard` bounds the ratio where A < 0, which the paper does not
-(dual clip, arXiv 1912.09729); None leaves it open.
+(dual clip, arXiv 1912.09729); None leaves it open. With `importance_cap` the
+surrogate of a token is weighed for what the sampler made of it: see
+`ops/surrogate.py:corrected`.
 """
 from jaxtyping import Array, Float
 
@@ -31,10 +33,12 @@ def advantages(rollout: Rollout) -> Experience:
 def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
          kl_coef: float = 0.04, kl_estimator: str = 'k3',
          ratio_guard: float | None = 10.0, aggregation: str = 'row_mean',
+         importance_cap: float | None = None
          ) -> tuple[Float[Array, ''], Metrics]:
   """Policy and KL terms; no gradient enters `batch`."""
   new, old, gains = actor.known(outputs, batch)
   return actor.clipped_loss(
       new.log_probs - old.log_probs, new, old, gains, clip_low=clip,
       clip_high=clip, ratio_guard=ratio_guard, aggregation=aggregation,
-      kl_coef=kl_coef, kl_estimator=kl_estimator)
+      kl_coef=kl_coef, kl_estimator=kl_estimator,
+      importance_cap=importance_cap)

@@ -9,6 +9,8 @@ Token means over the batch; ratio = pi(token) / behaviour(token); A is GAE:
 The KL term is differentiated on the behaviour's tokens as they are: see
 `ops/kl.py` before choosing k1. `ratio_guard` bounds the ratio where A < 0, as
 eq. 7 does not (dual clip, arXiv 1912.09729). None switches a clip or it off.
+`importance_cap` weighs the policy term of a token for what the sampler made of
+it: see `ops/surrogate.py:corrected`.
 """
 import jax
 from jaxtyping import Array, Float
@@ -42,16 +44,19 @@ def advantages(rollout: Rollout, *, discount: float = 1.0, lam: float = 0.95,
 def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
          value_clip: float | None = 0.2, value_coef: float = 0.5,
          entropy_coef: float = 0.0, kl_coef: float = 0.0,
-         kl_estimator: str = 'k3', ratio_guard: float | None = 10.0
+         kl_estimator: str = 'k3', ratio_guard: float | None = 10.0,
+         importance_cap: float | None = None
          ) -> tuple[Float[Array, ''], Metrics]:
   """Policy, value, entropy and KL terms; no gradient enters `batch`."""
   mask = batch.mask
   new = masked.keep_all(outputs, mask)
   old, gains, returns = jax.lax.stop_gradient(masked.keep_all(batch, mask))
   log_ratio = new.log_probs - old.log_probs
-  gained = surrogate.clipped(
-      log_ratio, gains, low=clip, high=clip, guard=ratio_guard)
-  return actor_critic.combine(
+  gained, weighed = surrogate.corrected(surrogate.clipped(
+      log_ratio, gains, low=clip, high=clip, guard=ratio_guard), old,
+      cap=importance_cap)
+  loss, metrics = actor_critic.combine(
       gained, log_ratio, new, old, gains, returns, actions=mask, mask=mask,
       clip=clip, value_clip=value_clip, value_coef=value_coef,
       entropy_coef=entropy_coef, kl_coef=kl_coef, kl_estimator=kl_estimator)
+  return loss, metrics | weighed

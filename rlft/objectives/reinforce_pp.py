@@ -5,7 +5,8 @@
   loss = - min(ratio A, clip(ratio, 1 - clip, 1 + clip) A),   ratio of a token
 
 averaged over the tokens of a row, then over rows (`aggregation`). One
-completion of a prompt is enough. `ratio_guard` as in `grpo.py`.
+completion of a prompt is enough. `ratio_guard` and `importance_cap` as in
+`grpo.py`.
 """
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -32,10 +33,12 @@ def advantages(rollout: Rollout, *, discount: float = 1.0, whiten: bool = True,
 
 
 def loss(outputs: Outputs, batch: Experience, *, clip: float = 0.2,
-         ratio_guard: float | None = 10.0, aggregation: str = 'row_mean'
+         ratio_guard: float | None = 10.0, aggregation: str = 'row_mean',
+         importance_cap: float | None = None
          ) -> tuple[Float[Array, ''], Metrics]:
   """The policy term; no gradient enters `batch`."""
   new, old, gains = actor.known(outputs, batch)
   return actor.clipped_loss(
       new.log_probs - old.log_probs, new, old, gains, clip_low=clip,
-      clip_high=clip, ratio_guard=ratio_guard, aggregation=aggregation)
+      clip_high=clip, ratio_guard=ratio_guard, aggregation=aggregation,
+      importance_cap=importance_cap)

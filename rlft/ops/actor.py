@@ -22,17 +22,22 @@ def clipped_loss(
     log_ratio: Float[Array, 'B T'], new: Outputs, old: Rollout, gains: Gains, *,
     clip_low: float | None, clip_high: float | None, ratio_guard: float | None,
     aggregation: str, kl_coef: float = 0.0, kl_estimator: str = 'k3',
+    importance_cap: float | None = None,
 ) -> tuple[Float[Array, ''], Metrics]:
   """Clipped surrogate and KL; `log_ratio` is that of the action.
 
-  Which is a token, or a row: then all of its tokens carry its ratio.
+  Which is a token, or a row: then all of its tokens carry its ratio. The
+  correction for the sampler (`surrogate.corrected`) is of tokens.
   """
   clip = dict(low=clip_low, high=clip_high)
+  gained, weighed = surrogate.corrected(
+      surrogate.clipped(log_ratio, gains, guard=ratio_guard, **clip), old,
+      cap=importance_cap)
   loss, metrics = combine(
-      surrogate.clipped(log_ratio, gains, guard=ratio_guard, **clip), new, old,
-      aggregation=aggregation, kl_coef=kl_coef, kl_estimator=kl_estimator)
+      gained, new, old, aggregation=aggregation, kl_coef=kl_coef,
+      kl_estimator=kl_estimator)
   decided = surrogate.decided(log_ratio, gains, **clip)
-  return loss, metrics | {
+  return loss, metrics | weighed | {
       'clip_fraction': masked.mean(decided.astype(jnp.float32), old.mask)}
 
 

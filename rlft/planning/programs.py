@@ -63,8 +63,9 @@ def _online(config, words, model, mesh, state, update, probe, key):
   data = _everywhere(_experience(rows, length), mesh)
   policy = {'policy': policy_of(state.params)}
   ref = modules.cast(policy, model.dtype)
-  prompts = _everywhere(_ints(rows, length - new), mesh)
-  keys = _everywhere(jax.ShapeDtypeStruct((rows,), key.dtype), mesh)
+  once = min(section.get('sample_rows') or rows, rows)
+  prompts = _everywhere(_ints(once, length - new), mesh)
+  keys = _everywhere(jax.ShapeDtypeStruct((once,), key.dtype), mesh)
   temperature = section.get('temperature', 1.0)
   sample = episodes.sampler(
       model, pad=words.pad, stops=words.stops, max_new_tokens=new,
@@ -120,7 +121,9 @@ def _experience(rows: int, length: int) -> Experience:
   return Experience(
       Rollout(tokens=tokens, mask=mask, turn_ids=tokens, rewards=number,
               prompt_ids=_ints(rows), log_probs=number, ref_log_probs=number,
-              values=number, weights=number), number, number)
+              values=number, weights=number, sampler_log_probs=number,
+              truncated=jax.ShapeDtypeStruct((rows,), jnp.bool_)),
+      number, number)
 
 
 def _laid(tree: PyTree) -> PyTree:

@@ -51,9 +51,7 @@ def touched(text: str) -> float:
       elif one.op == 'dynamic-update-slice':
         read[0], wrote = 0.0, read[1]
       elif one.op == 'fusion':
-        body = list(operations(bodies.get(
-            collectives.called(one.line)[0], ())))
-        cut, wrote = inside(body, wrote)
+        cut, wrote = inside(bodies, one.line, wrote)
         read = [min(x, cut.get(i, x)) for i, x in enumerate(read)]
       total += times * (wrote + sum(read))
     return total
@@ -82,11 +80,14 @@ def laid(kind: str) -> float:
 
 
 def inside(
-    body: list[Operation], wrote: float) -> tuple[dict[int, float], float]:
+    bodies: dict[str, list[str]], line: str, wrote: float,
+) -> tuple[dict[int, float], float]:
   """What a fused computation reads of its parameters, and what it writes.
 
-  Only parameters of which it reads a part are listed.
+  Only parameters of which it reads a part are listed. A cut may lie in a fusion
+  within the fusion.
   """
+  body = list(operations(bodies.get(collectives.called(line)[0], ())))
   own = {one.name: one for one in body}
   origin, cut, whole = {}, {}, set()
   for one in body:
@@ -95,12 +96,12 @@ def inside(
     elif one.op == 'bitcast' and one.given[0] in origin:
       origin[one.name] = origin[one.given[0]]
     else:
+      parts = read_in_part(bodies, one)
       for place, name in enumerate(one.given):
         if name not in origin:
           continue
-        if place == 0 and one.op in (*CUTS, 'dynamic-update-slice'):
-          part = laid(one.kind) if one.op in CUTS else 0.0
-          cut[origin[name]] = cut.get(origin[name], 0.0) + part
+        if place in parts:
+          cut[origin[name]] = cut.get(origin[name], 0.0) + parts[place]
         else:
           whole.add(origin[name])
   for one in body:
@@ -112,6 +113,16 @@ def inside(
         wrote = math.fsum(laid((n or r).kind) for n, r in zip(
             news, results, strict=True) if n or r)
   return {i: x for i, x in cut.items() if i not in whole}, wrote
+
+
+def read_in_part(
+    bodies: dict[str, list[str]], one: Operation) -> dict[int, float]:
+  """Bytes read of those of its arguments that it does not read whole."""
+  if one.op in CUTS:
+    return {0: laid(one.kind)}
+  if one.op == 'dynamic-update-slice':
+    return {0: 0.0}
+  return inside(bodies, one.line, 0.0)[0] if one.op == 'fusion' else {}
 
 
 def new(own: dict[str, Operation], one: Operation | None) -> Operation | None:

@@ -153,14 +153,13 @@ def _quantity(matching: str, run: Run, step: int) -> float:
   if matching == 'updates':
     return float(spent.updates(run.config, step))
   try:
-    tokens = spent.tokens(run.logged, step)
+    if matching == 'tokens':
+      return spent.tokens(run.logged, step)
+    flops = spent.flops(run.logged, step, run.config)
   except ValueError:
     return np.nan
-  if matching == 'tokens':
-    return tokens
   size = provenance.parameters(run.config)
-  return np.nan if size is None else (
-      tokens * size * spent.flops_per_token(run.config))
+  return np.nan if size is None else flops * size
 
 
 def _row(section, grid, level, first):

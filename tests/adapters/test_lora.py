@@ -166,7 +166,8 @@ def rows(count=4):
   number, mask = jnp.ones((count, 6)), jnp.ones((count, 6), bool)
   rollout = Rollout(
       tokens, mask, jnp.zeros_like(tokens), number, jnp.arange(count),
-      -3 * number, -3 * number, 0 * number, mask.astype(jnp.float32))
+      -3 * number, -3 * number, 0 * number, mask.astype(jnp.float32),
+      -3 * number, jnp.zeros(count, bool))
   slope = jnp.linspace(-1, 1, count * 6).reshape(count, 6)
   return Batch(tokens, mask), Experience(rollout, slope, slope)
 

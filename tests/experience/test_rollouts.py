@@ -51,7 +51,8 @@ def test_shapes_are_those_of_the_config():
   experience, metrics = drawn()
   rows = PROMPTS * GROUP
   for name, array in experience.rollout._asdict().items():
-    assert array.shape == ((rows,) if name == 'prompt_ids' else (rows, 80))
+    assert array.shape == ((rows,) if name in (
+        'prompt_ids', 'truncated') else (rows, 80))
   assert experience.advantages.shape == experience.returns.shape == (rows, 80)
   assert all(np.isfinite(v) for v in metrics.values())
 
@@ -97,7 +98,8 @@ def test_nothing_but_the_completions_is_scored():
   experience = drawn()[0]
   rollout = experience.rollout
   for array in (rollout.log_probs, rollout.ref_log_probs, rollout.values,
-                experience.advantages, experience.returns):
+                rollout.sampler_log_probs, experience.advantages,
+                experience.returns):
     assert not array[~rollout.mask].any()
     assert array[rollout.mask].all()
 
@@ -108,6 +110,9 @@ def test_the_sampler_agrees_with_the_trainer():
   wrote = experience.tokens[experience.mask]
   assert {WORDS.pad, WORDS.bos} <= set(wrote.tolist())
   assert 0 < metrics['sampler_gap_mean'] <= metrics['sampler_gap'] < 1e-4
+  rollout = experience.rollout
+  apart = np.abs(rollout.log_probs - rollout.sampler_log_probs)
+  assert apart.max() == pytest.approx(metrics['sampler_gap'])
 
 
 def test_a_policy_has_no_gap_to_itself_and_one_to_another():
@@ -187,22 +192,27 @@ def episode(prompt, completion):
       sampling_log_probs=[0.0] * n + [-0.2] * m, completions=[], turns=[])
 
 
+STOPS_AT_2 = WORDS._replace(pad=0, end=2, stops=(2,))
+
+
 def test_arrays_by_hand():
-  arrays, sampled = rollouts.to_arrays(
+  arrays = rollouts.to_arrays(
       [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])],
-      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], pad=0, length=20)
+      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], STOPS_AT_2, length=20)
   assert arrays['tokens'][:, 13:].tolist() == [
       [0, 1, 7, 9, 2, 0, 0], [1, 8, 8, 9, 0, 0, 0]]
   assert arrays['turn_ids'][0, 13:].tolist() == [-1, -1, -1, 0, 0, -1, -1]
   assert arrays['rewards'][:, 16:18].tolist() == [[0, 5], [5, 0]]
   assert arrays['weights'][:, 15:18].tolist() == [[0, 0.5, 1], [0, 1, 0]]
-  assert sampled[:, 15:18].tolist() == [[0, -0.5, -0.5], [0, -0.5, 0]]
+  assert arrays['sampler_log_probs'][:, 15:18].tolist() == [
+      [0, -0.5, -0.5], [0, -0.5, 0]]
+  assert arrays['truncated'].tolist() == [False, True]
 
 
 def test_a_row_that_is_too_short_is_refused():
   with pytest.raises(ValueError, match='does not fit in 18: raise'):
     rollouts.to_arrays(
-        [episode([1, 7], [9, 9, 2])], [[0.0] * 5], pad=0, length=18)
+        [episode([1, 7], [9, 9, 2])], [[0.0] * 5], STOPS_AT_2, length=18)
 
 
 def test_a_temperature_of_zero_explores_nothing():

@@ -1,7 +1,8 @@
 """Configs of the drills: small, but with everything that a run does.
 
-`sft` and `rl`; `analysed` measures rotation in the loop, `seeded` has another
-seed, `deep` the two layers of tiny instead of one.
+`sft` and `rl`; `analysed` measures rotation in the loop, of one kind of matrix,
+`bare` evaluates nothing, `seeded` has another seed, `deep` the two layers of
+tiny instead of one.
 """
 import ml_collections
 
@@ -19,5 +20,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.checkpoint.every = 1 if 'rl' in words else 3
   config.seed = 1 if 'seeded' in words else 0
   if 'analysed' in words:
-    config.analyses = dict(rotation=dict(every=12, draws=1))
+    config.analyses = dict(rotation=dict(
+        every=12, draws=1, select='mlp/up/kernel'))
+  if 'bare' in words:
+    config.evals = {}
   return config

@@ -9,10 +9,10 @@ from tests.faults import drill
 CUT = ('--config.mesh.data=2', '--config.mesh.fsdp=2',
        '--config.mesh.tensor=2')
 EIGHT = {  # rows that split over eight devices
-    'sft': ('--config.experience.rows=8', '--config.num_steps=4'),
+    'sft,bare': ('--config.experience.rows=8', '--config.num_steps=4'),
     'sft,analysed': ('--config.experience.rows=8', '--config.num_steps=2'),
-    'rl': ('--config.experience.prompts=8', '--config.num_steps=2')}
-CASES = [('sft', ()), ('sft,analysed', CUT), ('rl', CUT)]
+    'rl,bare': ('--config.experience.prompts=8', '--config.num_steps=2')}
+CASES = [('sft,bare', ()), ('sft,analysed', CUT), ('rl,bare', CUT)]
 
 
 def run(variant, run_dir, **options):

@@ -43,7 +43,10 @@ def rollout(*, behaviour=0.0, reference=0.3, **arrays):
       prompt_ids=IDS, values=own.values + 0.5 * NORMAL(KEYS[7], (B, T)),
       log_probs=own.log_probs + behaviour * NORMAL(KEYS[5], (B, T)),
       ref_log_probs=own.log_probs + reference * NORMAL(KEYS[6], (B, T)),
-      weights=MASK.astype(float)), **arrays})
+      # of a sampler that rounds otherwise
+      sampler_log_probs=own.log_probs + behaviour * NORMAL(KEYS[5], (B, T))
+      + 0.2 * NORMAL(KEYS[6], (B, T)),
+      truncated=jnp.zeros(B, bool), weights=MASK.astype(float)), **arrays})
 
 
 def gradient(loss, batch, params=PARAMS, **kwargs):

@@ -55,7 +55,9 @@ def example_rollout():
       log_probs=near.log_probs + 1e-4 * NORMAL(KEYS[4], (B, T)),
       ref_log_probs=near.log_probs + 0.3 * NORMAL(KEYS[5], (B, T)),
       values=near.values + 0.05 * NORMAL(KEYS[6], (B, T)),
-      weights=jnp.where(MASK, jnp.linspace(0.5, 1., T)[None], 0.))
+      weights=jnp.where(MASK, jnp.linspace(0.5, 1., T)[None], 0.),
+      sampler_log_probs=near.log_probs + 1e-4 * NORMAL(KEYS[6], (B, T)),
+      truncated=jnp.array([False, True, False, False]))
 
 
 def example(name):

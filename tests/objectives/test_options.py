@@ -21,7 +21,7 @@ OTHER = dict(
     entropy_coef=0.3, kl_coef=0.7, kl_estimator='k2', ratio_guard=None,
     aggregation='constant_length', discount=0.8, lam=0.5, whiten=False,
     whiten_rewards=True, kl_reward_coef=0.9, solved=1.8, overlong_limit=6,
-    overlong_margin=1, overlong_penalty=0.3)
+    overlong_margin=1, overlong_penalty=0.3, importance_cap=1.1)
 # what else has to be on
 ACTIVE = dict(
     kl_coef=0.2, kl_reward_coef=0.2, ratio_guard=1.5, solved=0.2,

@@ -37,7 +37,8 @@ def experience_of(log_probs, gains, mask, *, ref_log_probs=None, values=None,
       turn_ids=jnp.where(mask, 0, -1), rewards=default(rewards),
       prompt_ids=jnp.arange(mask.shape[0]), log_probs=log_probs,
       ref_log_probs=default(ref_log_probs), values=default(values),
-      weights=mask.astype(float))
+      weights=mask.astype(float), sampler_log_probs=log_probs,
+      truncated=jnp.zeros(mask.shape[0], bool))
   return Experience(rollout, gains, default(returns))
 
 

@@ -22,7 +22,8 @@ def rollout_of(mask=MASK, **arrays):
   return Rollout(
       tokens=jnp.zeros(mask.shape, int), mask=mask,
       turn_ids=jnp.where(mask, 0, -1), prompt_ids=jnp.arange(mask.shape[0]),
-      weights=mask.astype(float), **drawn | arrays)
+      weights=mask.astype(float), sampler_log_probs=jnp.zeros(mask.shape),
+      truncated=jnp.zeros(mask.shape[0], bool), **drawn | arrays)
 
 
 def test_advantages_are_gae():

@@ -28,7 +28,8 @@ def rollout_of(ids=IDS, **arrays):
   drawn['weights'] = jnp.where(ids >= 0, jnp.abs(drawn['weights']), 0.)
   return Rollout(
       tokens=ids * 0, mask=ids >= 0, turn_ids=ids,
-      prompt_ids=jnp.arange(ids.shape[0]), **drawn | arrays)
+      prompt_ids=jnp.arange(ids.shape[0]), sampler_log_probs=ids * 0.0,
+      truncated=jnp.zeros(ids.shape[0], bool), **drawn | arrays)
 
 
 def outputs_of(log_probs, values=None):

@@ -9,14 +9,16 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import envs, parts
+from rlft import envs, episodes, parts, verifiers
 from rlft.adapters import value_head
 from rlft.experience import mixture
 from rlft.objectives import ppo
+from rlft.ops import alarms
 from tests import options, tiny
 from tests.options import Beside
 
 GIVEN = ('tokenizer', 'model', 'advantages', 'ref_params')  # by the run
+SPEED = ('sample_rows', 'verifiers')  # change no number: a test of their own
 SKILL = dict(one=dict(weight=1.0, env=tiny.game()))
 FOLLOWS = dict(kl_target=0.05)
 BASE = {
@@ -24,20 +26,22 @@ BASE = {
         seed=0, files='a', rows=4, length=40, packed=True, slices=1),
     'demonstrations': dict(rows=3, length=36),
     'mixture': dict(rows=3, length=80, skills=SKILL),
-    'rollouts': tiny.ROLLOUTS}
+    'rollouts': tiny.ROLLOUTS, 'dynamic': tiny.ROLLOUTS}
+PLAYED = dict(
+    prompts=2, group=3, tries=1, temperature=2.0, max_new_tokens=4, length=96,
+    reward_scale=1.0, skip_tokens=1,
+    decoding=(('name', 'truncated'), ('top_k', 2)), kl_target=0.05,
+    kl_horizon=Beside(50, FOLLOWS), end_truncated=True, mask_truncated=True,
+    learn_from=('wrong',))
 OTHER = {
     'conversations': dict(
         seed=1, files='b', rows=6, length=48, packed=False, slices=2),
     'demonstrations': dict(rows=4, length=40),
     'mixture': dict(rows=4, length=60, skills=dict(
         one=dict(weight=1.0, env=tiny.game(faces=(11, 12, 13))))),
-    'rollouts': dict(
-        prompts=2, group=1, tries=1, temperature=2.0, max_new_tokens=4,
-        length=96, reward_scale=1.0, skip_tokens=1,
-        decoding=(('name', 'truncated'), ('top_k', 2)), kl_target=0.05,
-        kl_horizon=Beside(50, FOLLOWS)),
+    'rollouts': PLAYED, 'dynamic': PLAYED | dict(max_batches=1),
 }
-SLOW = ('rollouts',)  # a sampler is compiled for most of its keywords
+SLOW = ('rollouts', 'dynamic')  # a sampler is compiled for most of its keywords
 
 
 @functools.cache
@@ -54,8 +58,17 @@ def run_gives(name):
       tokenizer=tiny.words(), model=tiny.model(),
       advantages=functools.partial(ppo.advantages, kl_reward_coef=0.2),
       ref_params=tiny.initialised())
+  env = envs.bind(**tiny.game(split='train'))
+  if name == 'dynamic':  # a fresh policy is paid the same for all it writes
+    env = env._replace(respond=functools.partial(seldom, env.respond))
   return {k: v for k, v in every.items() if k in known}, (
-      (envs.bind(**tiny.game(split='train')),) if 'env' in known else ())
+      (env,) if 'env' in known else ())
+
+
+def seldom(respond, task, completions):
+  """What was said, but paid for its length, and only now and then."""
+  return respond(task, completions)._replace(
+      reward=float(len(completions[-1]) % 7 == 0))
 
 
 def told(name, **given):
@@ -68,8 +81,12 @@ def told(name, **given):
     source = parts.load('experience', name).make(*env, **context, **section)
     state, found = source.init(), []
     for step in range(2):
-      state, batch, _ = source.next(state, params(), {}, jax.random.key(step))
-      found.append(jax.device_get(batch))
+      try:
+        state, batch, _ = source.next(
+            state, params(), {}, jax.random.key(step))
+        found.append(jax.device_get(batch))
+      except alarms.Halt:  # there is nothing to learn from
+        found.append('halt')
   return found, state
 
 
@@ -86,7 +103,7 @@ def talk(folder, name):
 def part(name):
   function = parts.load('experience', name).make
   return options.Part(
-      name, options.keywords(function, GIVEN),
+      name, options.keywords(function, (*GIVEN, *SPEED)),
       functools.partial(told, name), OTHER.get(name, {}))
 
 
@@ -128,3 +145,22 @@ def test_what_is_repeated_is_the_same():
   """Or a difference would say nothing."""
   assert not options.differs(told('mixture'), told('mixture'))
   assert not np.array_equal(*(b.tokens for b in told('mixture')[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('more', [
+    dict(sample_rows=4), dict(verifiers=dict(workers=1))])
+def test_what_is_for_speed_changes_how_it_is_done_and_no_number(
+    monkeypatch, more):
+  """How many rows are sampled at once, and where they are judged."""
+  seen, completer, pool = [], episodes.completer, verifiers.pool
+  monkeypatch.setattr(episodes, 'completer', lambda *a, **k: seen.append(
+      k['rows']) or completer(*a, **k))
+  monkeypatch.setattr(verifiers, 'pool', lambda respond, section, known: (
+      seen.append(section) or pool(respond, section, known)))
+  plain = told('rollouts')
+  asked, seen[:] = list(seen), []
+  again = told('rollouts', **more)
+  jax.tree.map(functools.partial(  # a sampler of other rows rounds otherwise
+      np.testing.assert_allclose, rtol=1e-4, atol=1e-5), plain, again)
+  assert seen != asked

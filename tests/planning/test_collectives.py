@@ -176,3 +176,31 @@ def test_a_scan_over_layers_reads_each_once():
   few, many = (traffic.touched(run(n)) for n in (8, 32))
   assert many / few == pytest.approx(4, rel=.1)
   assert few < 3.3 * 8 * 256 * 256 * 4  # cut out, and multiplied with
+
+
+def test_a_cut_may_lie_in_a_fusion_within_a_fusion():
+  """As TPUs write a product of tiles; what is read whole beside it is whole."""
+  text = """HloModule m
+
+%tile (w: f32[640,64], i: s32[]) -> f32[64,64] {
+  %w = f32[640,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %cut = f32[64,64]{1,0} dynamic-slice(%w, %i), dynamic_slice_sizes={64,64}
+}
+
+%product (w: f32[640,64], i: s32[], x: f32[8,64]) -> f32[8,64] {
+  %w = f32[640,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = f32[8,64]{1,0} parameter(2)
+  %inner = f32[64,64]{1,0} fusion(%w, %i), kind=kLoop, calls=%tile
+  ROOT %y = f32[8,64]{1,0} convolution(%x, %inner), dim_labels=bf_io->bf
+}
+
+ENTRY %main (w: f32[640,64], i: s32[], x: f32[8,64]) -> f32[8,64] {
+  %w = f32[640,64]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = f32[8,64]{1,0} parameter(2)
+  ROOT %y = f32[8,64]{1,0} fusion(%w, %i, %x), kind=kOutput, calls=%product
+}
+"""
+  assert traffic.touched(text) == 4 * (64 * 64 + 1 + 2 * 8 * 64)
