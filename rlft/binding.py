@@ -63,7 +63,7 @@ def build_mesh(config) -> Any:
 
 def is_online(config) -> bool:
   """Whether the objective learns from what its own policy samples."""
-  name = config.objective.get('name', '')
+  name = config['objective'].get('name', '')
   return hasattr(parts.load('objectives', name), 'advantages')
 
 

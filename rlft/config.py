@@ -16,7 +16,7 @@ import ml_collections
 from rlft import paths
 
 EMPTY = ml_collections.ConfigDict
-STUDY = ('name', 'stages', 'order', 'mesh')
+STUDY = ('name', 'stages', 'order', 'mesh', 'comparison')
 STAGE = ('role', 'seed', 'from_step', 'config')
 # files of the study itself, which no stage can be
 OWN = ('config.json', 'command.txt', 'git.txt', 'machine.txt', 'stages.json',

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rlft import check
+from configs.general_points import rl
+from rlft import arms, check
 from rlft import config as door
 from rlft.envs import general_points
 from tests import tiny
@@ -12,7 +13,7 @@ from tests.tiny import game
 
 FILE = '''
 import tests.tiny
-from rlft import check
+from rlft import arms, check
 from rlft import config as door
 
 def get_config(variant=''):
@@ -301,9 +302,14 @@ SHIPPED = sorted(
     p for p in Path('configs').rglob('*.py')
     if 'def get_config' in p.read_text() and 'hf:' not in str(
         door.load(str(p), {}).to_dict()))  # these: tests/test_papers.py
+SHIPPED = [*SHIPPED, *(f'configs/general_points/rl.py:{name}'
+                       for name in rl.METHODS)]
+LONG = ('learning.py',)  # studies of many runs
 
 
-@pytest.mark.parametrize('path', SHIPPED, ids=str)
+@pytest.mark.parametrize('path', [
+    pytest.param(path, marks=[pytest.mark.slow] * str(path).endswith(LONG))
+    for path in SHIPPED], ids=str)
 def test_every_shipped_config_is_sound(path, tmp_path):
   """Checkpoints that a reader would have made first are let through."""
   talk = tmp_path / 'a.jsonl'
@@ -344,3 +350,39 @@ def test_completions_that_are_compared_are_several(name, compares):
     return
   with pytest.raises(ValueError, match=r'experience\.group is 1: set it'):
     check.objective(config)
+
+
+def test_one_objective_is_written_as_a_variant():
+  path = 'configs/general_points/rl.py'
+  with pytest.raises(ValueError, match='gspo, rloo: write one objective'):
+    door.load(f'{path}:gspo,rloo', {})
+  for name, method in rl.METHODS.items():
+    config = door.load(f'{path}:{name},smoke,tries', {})
+    assert config.objective.name == name and not config.critic
+    assert config.experience.tries == 3
+    full = door.load(f'{path}:{name}', {}).experience
+    assert full.prompts * full.group == 256, method
+  config = door.load(f'{path}:dapo', {'advantages.overlong_margin': '5'})
+  assert config.advantages.overlong_margin == 5  # what is listed can be set
+
+
+@pytest.mark.parametrize('name, step, stated', [
+    ('grpo', 1, dict(clip=0.2, kl_coef=0.04)), ('rloo', 1, dict(clip=None)),
+    ('dapo', 16, dict(clip_low=0.2, clip_high=0.28)),
+    ('gspo', 4, dict(clip_low=3e-4, clip_high=4e-4))])
+def test_what_the_papers_set(name, step, stated):
+  config = door.load(f'configs/general_points/rl.py:{name}', {})
+  assert config.passes.epochs * config.passes.minibatches == step
+  assert config.objective.to_dict() | stated == config.objective.to_dict()
+
+
+def test_the_learning_study_shares_all_but_the_objective():
+  config = door.load('configs/general_points/learning.py', {})
+  assert len(config.stages) == 4 * 3 * 3
+  assert config.comparison.arms == ('ppo', 'grpo', 'rloo', 'dr_grpo')
+  smoke = door.load('configs/general_points/learning.py:smoke', {})
+  arms.check(smoke)
+  with smoke.unlocked():
+    smoke.stages['grpo/rate1e-04_seed0'].config.experience.group = 8
+  with pytest.raises(ValueError, match=r'ppo and grpo differ in experience\.'):
+    arms.check(smoke)

@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).parents[1] / 'rlft'
 LAYERS = (
     ('main', 'api'),
     ('study', 'report'),
-    ('train', 'binding', 'evaluate', 'analyze', 'observe', 'comparison',
+    ('train', 'arms', 'binding', 'evaluate', 'analyze', 'observe', 'comparison',
      'healing', 'check', 'config', 'directory', 'exchange', 'inherit',
-     'planning', 'startup', 'distances'),
+     'planning', 'spent', 'startup', 'distances'),
     ('analyses',),
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),

@@ -5,7 +5,7 @@ import json
 import ml_collections
 import pytest
 
-from rlft import analyze, api, check, report, study, train, weights
+from rlft import analyze, api, arms, check, report, study, train, weights
 from rlft import config as door
 from rlft.training import metrics
 from tests import tiny
@@ -320,3 +320,26 @@ def test_a_mesh_that_the_devices_do_not_make_leaves_nothing(tmp_path):
     api.run('configs/general_points/demo.py:smoke', tmp_path / 'study',
             **{'mesh.fsdp': '3'})
   assert not (tmp_path / 'study').exists()
+
+
+def test_a_study_is_checked_a_stage_for_all_seeds_and_its_comparison(
+    monkeypatch):
+  seen = []
+  monkeypatch.setattr(check, 'run', lambda config, known: seen.append(
+      (config.seed, config.optimizer.learning_rate, sorted(known))))
+  stages = {}
+  for rate in (1e-3, 1e-4):
+    for seed in (0, 1):
+      config = tiny.sft_config()
+      config.seed, config.optimizer.learning_rate = seed, rate
+      stages[f'a{seed}_{rate:.0e}'] = study.stage('a', config, seed=seed)
+  made = study.of('toy', stages)
+  check.study(made)
+  assert seen == [(0, 1e-3, []), (0, 1e-4, ['a0_1e-03', 'a1_1e-03'])]
+  arms.declare(made, treatment='objective', arms=('a', 'b'), matching='kl')
+  with pytest.raises(ValueError, match=r'^comparison: a0_1e-03 and a0_1e-04 '):
+    check.study(made)
+  del made.stages['a0_1e-04'], made.stages['a1_1e-04']
+  made.order = tuple(made.stages)
+  with pytest.raises(ValueError, match=r'^comparison: no run has the role b'):
+    check.study(made)

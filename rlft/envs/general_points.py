@@ -47,27 +47,30 @@ def sample(
     deck: str = 'independent',
     split: str | None = None,
     held_out: float = 0.25,
+    validation: float = 0.0,
     text: str = 'compact',
 ) -> Task:
   """A solvable hand, drawn by rejection.
 
   ensure_face is the published OOD sampler: one of the cards is a J, Q or K.
   `held_out` is the share of multisets of values that never occur in
-  split='train' and alone occur in split='held_out', whatever the seed.
+  split='train' and alone occur in split='held_out', whatever the seed;
+  `validation` is that of split='validation', to choose by.
   ValueError for rules that are malformed or that no hand satisfies.
   """
-  deck_of.check_rules(faces, cards, target, split, held_out)
+  deck_of.check_rules(faces, cards, target, split, held_out, validation)
   faces = tuple(map(int, faces))
   for _ in range(DRAWS):
     ranks = deck_of.draw(rng, cards, ensure_face=ensure_face, deck=deck)
     values = deck_of.values(ranks, faces)
     if solutions.is_solvable(values, target) and solutions.in_split(
-        values, target, split, held_out):
+        values, target, split, held_out, validation):
       return Task(card_texts.prompt(text, ranks, faces, target),
                   Hand(ranks, values, target, faces, text))
   raise ValueError(
       f'no solvable hand in {DRAWS} draws with faces={faces}, cards={cards}, '
-      f'target={target}, split={split}, held_out={held_out}')
+      f'target={target}, split={split}, held_out={held_out}, '
+      f'validation={validation}')
 
 
 def check(
@@ -79,13 +82,14 @@ def check(
     deck: object = 'independent',
     split: object = None,
     held_out: object = 0.25,
+    validation: object = 0.0,
     text: object = 'compact',
     mode: object = 'corrected',
     hints: object = True,
     thought_coef: object = 0.5,
 ) -> None:
   """ValueError, one line, for any rule that makes no sense."""
-  deck_of.check_rules(faces, cards, target, split, held_out)
+  deck_of.check_rules(faces, cards, target, split, held_out, validation)
   for rule, value, known in (
       ('deck', deck, deck_of.DECKS), ('text', text, card_texts.TEXTS),
       ('mode', mode, formulas.MODES), ('hints', hints, (False, True)),

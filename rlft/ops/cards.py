@@ -10,7 +10,7 @@ import numpy as np
 RANKS = ('A', '2', '3', '4', '5', '6', '7', '8', '9', '10', 'J', 'Q', 'K')
 FACES = ((10, 10, 10), (11, 12, 13))  # the two published rules: ID, OOD
 DECKS = ('independent', '52')
-SPLITS = (None, 'train', 'held_out')
+SPLITS = (None, 'train', 'validation', 'held_out')
 LARGEST = 99  # a value that the compact text has a word for
 
 
@@ -35,6 +35,7 @@ def check_rules(
     target: object,
     split: object,
     held_out: object,
+    validation: object = 0.0,
 ) -> None:
   """ValueError, one line, for rules of a game that make no sense."""
   if not isinstance(faces, Sequence) or len(faces) != 3 or not all(
@@ -46,9 +47,14 @@ def check_rules(
   if target not in range(1, LARGEST + 1):
     raise ValueError(f'the target is an integer in 1..{LARGEST}, not {target}')
   if split not in SPLITS:
-    raise ValueError(f'no split {split!r}; known: train, held_out or None')
+    raise ValueError(
+        f'no split {split!r}; known: train, validation, held_out or None')
   if not isinstance(held_out, float | int) or not 0 <= held_out <= 1:
     raise ValueError(f'held_out is a share between 0 and 1, not {held_out}')
+  if not isinstance(validation, float | int) or not (
+      0 <= validation <= 1 - held_out):
+    raise ValueError('validation is a share of what held_out leaves, '
+                     f'{1 - held_out:g}, not {validation}')
 
 
 def check_choice(rule: str, value: object, known: Sequence[object]) -> None:

@@ -66,16 +66,19 @@ def in_split(
     target: int,
     split: str | None,
     held_out: float,
+    validation: float = 0.0,
 ) -> bool:
-  """Whether the multiset belongs to split 'train', 'held_out' or None (all).
+  """Whether the multiset is of 'train', 'validation', 'held_out' or None (all).
 
   By a stable hash of the sorted values and the target, so the share held_out of
-  all multisets is held out from every seed, face rule and process.
+  all multisets is held out from every seed, face rule and process, and the
+  share validation of them is in neither of the other two.
   """
   if split is None:
     return True
-  held = _lot(_hand(values), int(target)) < held_out
-  return held == (split == 'held_out')
+  lot = _lot(_hand(values), int(target))
+  return split == ('held_out' if lot < held_out else
+                   'validation' if lot < held_out + validation else 'train')
 
 
 def spaced(formula: str) -> str:

@@ -160,3 +160,33 @@ function panel(F) {
   fill(steps.select.value);
   return [el('div', {class: 'controls'}, steps.node, el('span', {class: 'muted'}, 'five tries are measured at few steps')), body];
 }
+
+function controlled(F) {  // one line and one row for each arm
+  const COLOURS = ['var(--c1)', 'var(--c2)', 'var(--c3)', 'var(--c4)', 'var(--c5)', 'var(--ink)', 'var(--grey)'], hidden = new Set(), boxes = [];
+  const colour = arm => COLOURS[F.lines.findIndex(l => l.arm === arm) % COLOURS.length], first = F.rows.length ? F.rows[0].arm : '';
+  const panel = name => {
+    const box = chart(width => {
+      const f = frame(width, 300, {}), shown = F.lines.map(l => ({arm: l.arm, seeds: l.seeds, points: l.points.filter(p => p[name])}));
+      const every = shown.flatMap(l => l.points), xs = unique(every.map(p => p.x)), range = percentAxis(Math.max(...every.map(p => p[name].high)));
+      const x = linear(0, Math.max(...xs), f.inner.left, f.inner.right), y = linear(0, range.top, f.inner.bottom, f.inner.top), at = (p, k) => [x(p.x), y(p[name][k])];
+      axes(f, x, y, {xTicks: niceTicks(0, Math.max(...xs), 5), xWord: short, yTicks: range.ticks, yWord: percentWord, xLabel: F.x, yLabel: 'success, %'});
+      for (const l of shown.filter(l => l.points.length && !hidden.has(l.arm))) {
+        const c = colour(l.arm);
+        f.node.append(svg('path', {d: area(l.points.map(p => at(p, 'high')), l.points.map(p => at(p, 'low'))), style: {fill: c, opacity: .12}}));
+        for (const one of l.seeds) f.node.append(svg('path', {d: line(one.filter(p => p[name]).map(p => at(p, 'success'))), style: {fill: 'none', stroke: c, 'stroke-width': .8, opacity: .5}}));
+        f.node.append(svg('path', {d: line(l.points.map(p => at(p, 'success'))), style: {fill: 'none', stroke: c, 'stroke-width': 2.2}}));
+        for (const p of l.points) { f.node.append(mark(...at(p, 'success'), 'circle', c, false, 3.2)); f.hits.push({x: x(p.x), y: y(p[name].success), text: `${l.arm}, step ${p.step} · ${NAME[name]}\n${rated(p[name])}\n${counted(p[name])}`}); }
+      }
+      return f;
+    }, `${F.title}, ${NAME[name]}`);
+    boxes.push(box);
+    return el('div', {}, el('h4', {}, NAME[name]), box);
+  };
+  const names = ['id', 'ood'].filter(n => F.lines.some(l => l.points.some(p => p[n])));
+  const kl = k => k === null ? '–' : k.low === null ? short(k.mean) : `${short(k.mean)} [${short(k.low)}, ${short(k.high)}]`;
+  const head = ['arm', ...(F.tuned ? [F.tuned] : []), 'seeds', 'at step', F.unit, 'share', ...names.flatMap(n => [NAME[n], `${NAME[n]} over ${first}`, `${NAME[n]} gained`]), 'KL to the base'];
+  const rows = F.rows.map(r => [r.arm, ...(F.tuned ? [short(r.chosen)] : []), r.seeds, unique(r.steps).join(', '), short(r.quantity), `${short(r.ratio)}${r.matched ? '' : ' not matched'}`, ...names.flatMap(n => [rated(r[n]), r.arm === first ? '–' : change(r.over[n]), change(r.gain[n])]), kl(r.kl)]);
+  const tries = F.tuned ? [el('h4', {style: {'margin-top': '14px'}}, `What ${F.tuned} was chosen by: success on ${F.chosen_by}`), ...scroller(listing(['arm', F.tuned, 'success', ''], F.rows.flatMap(r => r.grid.map(g => [r.arm, short(g.value), rated(g.success), g.value === r.chosen ? 'chosen' : '']))))] : [];
+  return [...(F.missing.length ? [el('p', {class: 'absence'}, `Not finished: ${F.missing.join(', ')}.`)] : []), ...(F.lines.length ? [legend(F.lines.map(l => ({key: l.arm, label: l.arm, colour: colour(l.arm), shape: 'circle', line: true})), hidden, () => boxes.forEach(b => b.redo())),
+    el('div', {class: 'panels'}, names.map(panel)), ...scroller(listing(head, rows)), ...tries] : [])];
+}

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from rlft.report import (
+    arms,
     branches,
     completions,
     curves,
@@ -61,6 +62,7 @@ def data(tables: Tables, about: dict[str, Any],
       'warnings': found['warnings'],
       'figures': drawn({
           name: part.figure(tables) for name, part in FIGURES.items()}),
+      'controlled': drawn(arms.figure(tables)),
       'claims': found['claims'],
       'config': about['config'], 'command': about['command'],
       'git': about['git']})

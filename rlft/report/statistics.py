@@ -17,8 +17,8 @@ def seeds(tables: Tables) -> list[int]:
 
 def of_seed(tables: Tables, seed: int) -> Tables:
   """The same tables with the rows of one seed."""
-  return {name: [r for r in rows if name == 'warnings' or r['seed'] == seed]
-          for name, rows in tables.items()}
+  return {name: [r for r in rows if name in ('warnings', 'comparison') or
+                 r['seed'] == seed] for name, rows in tables.items()}
 
 
 def rows_of(tables: Tables, role: str,

@@ -5,13 +5,15 @@ averaged); `by_seed` holds the same sections for each seed alone. Of a rate,
 `low` and `high` are Wilson's on the pooled counts, as if all hands of all
 seeds were independent; `cluster_low` and `cluster_high` are the bootstrap's
 over `problems` (hands of one multiset are one problem) and seeds. Differences
-are means over seeds with a paired bootstrap of that kind. Rates and
-differences of rates are in [0, 1] and [-1, 1]; angles in radians.
+are means over seeds with a paired bootstrap of that kind. `comparison`, in a
+study that declares one, is `arms.compared`. Rates and differences of rates are
+in [0, 1] and [-1, 1]; angles in radians.
 """
 import math
 from typing import Any
 
 from rlft.report import (
+    arms,
     claims,
     edits,
     optimisation,
@@ -28,10 +30,12 @@ LABELS = ('layer', 'module', 'stage', 'role', 'seed', 'from_step',
 def build(tables: Tables, about: dict[str, Any]) -> dict[str, Any]:
   """The whole summary, JSON-able and without non-finite numbers."""
   seeds = statistics.seeds(tables)
+  compared = arms.compared(tables)
   return clean({
       'model': about['model'],
       'seeds': seeds,
       **sections(tables),
+      **({'comparison': compared} if compared else {}),
       'best_edit': edits.best(
           statistics.about(tables['restoration'], 'sft')),
       'claims': claims.table(tables),

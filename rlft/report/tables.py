@@ -4,13 +4,14 @@ Every row of a stage carries `stage, role, seed, from_step`. A file that is
 missing leaves its rows out; a line or file that cannot be read is skipped and
 says so in the table `warnings`. The tables:
 
-  stages       name, role, reads, seed, from_step, seconds, state
+  stages       name, role, reads, seed, from_step, seconds, state, config
   evals        step, eval, n, success, outcomes, ..., solved (which hands)
   metrics      step, loss, kl, ...
   samples      step, eval, prompt, completion, reward, outcome
   rotation     target, comparison, layer, module, angles and energies
   spectra      target, comparison, module, arrays over layers x directions
   restoration  target, comparison, edit, kind, control, id, ood, id_solved, ...
+  comparison   the study's section `comparison`, where it declares one
   warnings     sentences
 
 `reads` says which table a stage fills: evals, rotation or restoration. The
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from rlft import arms
 from rlft.report import files
 from rlft.training import store
 
@@ -57,7 +59,19 @@ def read(study_dir: store.Where) -> Tables:
       tables['restoration'] += _restoration(
           run_dir, stage, tables['stages'], log)
   _unclustered(tables, log)
+  tables['comparison'] = _comparison(log)
   return tables | {'warnings': log.warnings}
+
+
+def _comparison(log):
+  """What the study declares, in a list; [] if nothing, or nothing readable."""
+  declared = files.section(
+      log.root / 'config.json', files.Log(log.root, [])).get('comparison')
+  try:
+    return [] if declared is None else [arms.plain(**declared)]
+  except (TypeError, ValueError) as error:
+    log.warnings.append(f'config.json: no comparison can be made: {error}')
+    return []
 
 
 def _unclustered(tables, log):
@@ -117,7 +131,8 @@ def _stages(log):
         'objective': _objective(log, name, planned) if (
             reads == 'evals') else None,
         'state': 'finished' if raw.get('finished') else
-                 'unfinished' if there else 'not run'})
+                 'unfinished' if there else 'not run',
+        'config': _config(name, planned)})
   return stages
 
 
@@ -125,18 +140,26 @@ def _reads(role, name, planned):
   """Which table a stage fills, None for one that fills none."""
   if role in READS:
     return READS[role]
+  config = _config(name, planned)
   try:
-    return planned[name]['config']['analysis']['name']
+    return config['analysis']['name']
   except (KeyError, TypeError):
-    return role if role in EXPECTED else None
+    return role if role in EXPECTED else 'evals' if (
+        'objective' in config) else None
+
+
+def _config(name, planned):
+  """What the study planned for a stage, {} where that is not known."""
+  try:
+    return dict(planned[name]['config'])
+  except (KeyError, TypeError, ValueError):
+    return {}
 
 
 def _objective(log, name, planned):
   """What a stage trains with, by its plan or else its run's own config."""
-  try:
-    config = planned[name]['config']
-  except (KeyError, TypeError):
-    config = files.section(log.root / name / 'config.json', log)
+  config = _config(name, planned) or files.section(
+      log.root / name / 'config.json', log)
   try:
     return str(config['objective']['name'])
   except (KeyError, TypeError):

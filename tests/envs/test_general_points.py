@@ -317,8 +317,10 @@ def test_too_many_hands_is_an_error_not_a_loop(monkeypatch):
     ({'faces': (0, 10, 10)}, 'three integers'),
     ({'faces': (10, 10, 100)}, 'three integers'),
     ({'target': 0}, 'target'), ({'target': 100}, 'target'),
-    ({'split': 'test'}, 'known: train, held_out'),
+    ({'split': 'test'}, 'known: train, validation, held_out'),
     ({'held_out': 1.5}, 'between 0 and 1'),
+    ({'held_out': 0.6, 'validation': 0.5}, 'what held_out leaves, 0.4'),
+    ({'split': 'validation'}, 'no solvable hand'),
     ({'deck': 'tarot'}, 'known: independent, 52'),
     ({'text': 'verse'}, 'known: compact, paper'),
 ])

@@ -184,6 +184,16 @@ def test_splits_are_disjoint_stable_and_of_the_asked_size():
   assert all(solutions.in_split(r, 24, None, 0.25) for r in RANKS[:50])
 
 
+def test_a_validation_split_is_taken_from_the_training_hands_alone():
+  of = lambda split, *shares: {
+      r for r in RANKS if solutions.in_split(r, 24, split, *shares)}
+  found = [of(s, 0.25, 0.15) for s in ('train', 'validation', 'held_out')]
+  assert len(set.union(*found)) == sum(map(len, found)) == len(RANKS)
+  assert 0.12 < len(found[1]) / len(RANKS) < 0.18
+  assert found[2] == of('held_out', 0.25) and found[1] < of('train', 0.25)
+  assert not of('validation', 0.25)
+
+
 @pytest.mark.parametrize('values', [[], [24], [1] * 6, [1, -2], [1, 1000]])
 def test_refuses_other_hands_with_a_reason(values):
   with pytest.raises(ValueError, match='hand'):

@@ -1,0 +1,57 @@
+"""What a run spends: updates, tokens and FLOPs, by its config and its log."""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlft import binding
+
+
+def updates(config: Mapping[str, Any], steps: int | None = None) -> int:
+  """Optimizer steps of a run, or of its first `steps` steps."""
+  passes = config['passes']
+  return (config['num_steps'] if steps is None else steps) * passes.get(
+      'epochs', 1) * passes.get('minibatches', 1)
+
+
+def tokens(rows: Sequence[Mapping[str, Any]], steps: int) -> float:
+  """Tokens of the experience of the first `steps` steps, each counted once.
+
+  Prompts too, however many epochs they are learned from. `rows` are those of
+  metrics.jsonl; ValueError unless each of these steps has one that says it.
+  """
+  logged = {row['step']: row.get('tokens') for row in rows}
+  missing = [step for step in range(1, steps + 1) if logged.get(step) is None]
+  if missing:
+    raise ValueError(f'the tokens of step {missing[0]} were not logged')
+  return float(sum(logged[step] for step in range(1, steps + 1)))
+
+
+def flops_per_token(config: Mapping[str, Any]) -> tuple[int, int]:
+  """FLOPs for each parameter and token: of sampling it, and of learning it.
+
+  2 a forward pass and 4 a backward one, of which adapters save half (no
+  gradient of the weights). A rollout is sampled, scored by policy, reference
+  and critic, and learned from in every epoch. Left out: attention over
+  positions, padding, what `remat` makes again, the optimizer, evaluations.
+  """
+  train = 4 if config['lora']['rank'] else 6
+  if not binding.is_online(config):
+    return 0, train
+  critic = int(config['critic'])
+  return 2, 2 * (2 + critic) + config['passes'].get('epochs', 1) * (
+      train + 6 * critic)
+
+
+def flops(
+    rows: Sequence[Mapping[str, Any]], steps: int, config: Mapping[str, Any],
+) -> float:
+  """FLOPs for each parameter in the first `steps` steps.
+
+  Where a source drops groups that it sampled, it says how many there were
+  (`groups_drawn`). ValueError as `tokens`.
+  """
+  tokens(rows, steps)
+  sampled, learned = flops_per_token(config)
+  kept = lambda row: config['experience']['prompts'] / row['groups_drawn'] if (
+      'groups_drawn' in row) else 1.0
+  return sum(row['tokens'] * (sampled + kept(row) * learned)
+             for row in rows if 1 <= row['step'] <= steps)

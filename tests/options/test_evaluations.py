@@ -1,0 +1,49 @@
+"""Every keyword of an evaluation changes its row, its samples or its steps."""
+import pytest
+
+from rlft import episodes, evaluate
+from tests import options, tiny
+from tests.options import Beside
+
+GIVEN = ('base_params',)  # by the run, as are the arguments before the star
+SAMPLED = dict(temperature=1.0)
+BASE = dict(env=tiny.game(split='held_out'), n=6, rows=6, max_new_tokens=6)
+OTHER = dict(
+    env=tiny.game(split='train'), n=5, seed=1, tries=2,
+    independent=Beside(2, SAMPLED), temperature=1.0, max_new_tokens=3,
+    decoding=Beside((('name', 'truncated'), ('top_k', 2)), SAMPLED), nll=True,
+    kl=3, keep=2, steps=(4,))
+
+
+def told(**given):
+  params = {'policy': tiny.noised(tiny.initialised()['policy'], 0.2)}
+  made = evaluate.make('id', tiny.model(), tiny.words(), **BASE | given,
+                       base_params=tiny.initialised())
+  row, samples = made.run(params)
+  del row['completions_per_second']
+  return row, samples, sorted(made.steps)
+
+
+PARTS = [options.Part(
+    'evaluate', options.keywords(evaluate.make, (*GIVEN, 'rows')), told,
+    OTHER)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('part, word', options.cases(PARTS))
+def test_every_keyword_does_something(part, word):
+  options.check(part, word)
+
+
+@pytest.mark.slow
+def test_rows_change_how_many_are_sampled_at_once_and_no_row(monkeypatch):
+  """For speed and memory alone."""
+  seen, real = [], episodes.completer
+
+  def completer(*arguments, rows, **more):
+    seen.append(rows)
+    return real(*arguments, rows=rows, **more)
+
+  monkeypatch.setattr(episodes, 'completer', completer)
+  assert not options.differs(told(**SAMPLED), told(**SAMPLED, rows=2))
+  assert seen == [6, 2]
