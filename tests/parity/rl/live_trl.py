@@ -1,0 +1,153 @@
+"""rlft's algebra of RL beside TRL's GRPO, RLOO and last PPO.
+
+    make parity         # 1,000 batches
+    make parity-full    # 10,000
+
+PARITY_SEED repeats a run. Where a definition differs (docs/rl_details.md), what
+is tested is that ours is theirs after the transformation that is stated there.
+"""
+import os
+import random
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlft.rewards import kl as kl_reward
+from tests.parity.rl import batches, exchange, ours, settings
+
+SEED = int(os.environ.get('PARITY_SEED', random.SystemRandom().randrange(
+    2**31)))
+COUNT = int(os.environ.get('PARITY_BATCHES', 2000)) // 2
+pytestmark = pytest.mark.xdist_group('trl')
+
+GSPO = ('gspo', 'gspo_wide')
+TOKENS = ('grpo/token_mean', 'dapo')  # means over all tokens
+ROWS = (  # means over rows
+    'grpo/row_mean', 'grpo/constant_length', 'dr_grpo', 'rloo', *GSPO)
+
+
+@pytest.fixture(scope='module')
+def drawn():
+  """Prompts of 3 rows that follow each other, as TRL has them."""
+  print(f'PARITY_SEED={SEED}')
+  ids = np.repeat(np.arange(batches.B // settings.GROUP), settings.GROUP)
+  made = batches.draw(SEED, COUNT)
+  return made._replace(prompt_ids=np.broadcast_to(
+      ids.astype(np.int32), made.prompt_ids.shape))
+
+
+@pytest.fixture(scope='module')
+def own(drawn):
+  return ours.answers(drawn)
+
+
+@pytest.fixture(scope='module')
+def trl(drawn, tmp_path_factory):
+  return exchange.ask('trl_side', 'TRL_PYTHON',
+                      tmp_path_factory.mktemp('trl'), drawn._asdict())
+
+
+@pytest.mark.parametrize('name', TOKENS)
+def test_a_mean_over_tokens_is_trls(name, drawn, own, trl):
+  every = drawn.tokens >= 0
+  exchange.check(name, own[name], trl[name], every)
+  name = f'{name}/log_probs'
+  exchange.check(name, own[name], trl[name], every)
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_a_mean_over_rows_counts_those_without_tokens_in_trl(
+    name, drawn, own, trl):
+  """And so it does of 0: ours are means over the rows with a token."""
+  share = drawn.mask.any(2).mean(1)
+  every = drawn.tokens >= 0
+  exchange.check(name, own[name] * share, trl[name], every)
+  name = f'{name}/log_probs'
+  exchange.check(name, own[name] * share[:, None, None], trl[name], every)
+
+
+@pytest.mark.parametrize('name', ['dr_grpo', 'rloo'])
+def test_advantages_are_trls(name, drawn, own, trl):
+  name = f'{name}/advantages'
+  full = drawn.mask.any(2).all(1)
+  exchange.check(name, own[name], trl[name], full, least=0.3)
+
+
+def test_groups_are_divided_by_one_less_and_a_larger_epsilon(
+    drawn, own, trl):
+  """(deviation by n - 1) + 1e-4 in TRL, (deviation by n) + 1e-6 in ours."""
+  full = drawn.mask.any(2).all(1)
+  n = settings.GROUP
+  returns = drawn.rewards.sum(2).reshape(-1, batches.B // n, n)
+  deviation = np.repeat(returns.std(2), n, axis=1)[:, :, None]
+  scaled = own['grpo/advantages'] * (deviation + 1e-6) / (
+      deviation * np.sqrt(n / (n - 1)) + 1e-4)
+  exchange.check('grpo/advantages', scaled, trl['trl:grpo/advantages'], full,
+                 least=0.3)
+
+
+# the last PPO
+
+@pytest.fixture(scope='module')
+def right(drawn):
+  """Rows that begin in the first column, as TRL's responses do."""
+  rng = np.random.default_rng(SEED)
+  lengths = rng.integers(1, batches.T + 1, drawn.mask.shape[:2])
+  mask = np.arange(batches.T) < lengths[:, :, None]
+  scores = drawn.row_gains
+  return drawn._replace(mask=mask), lengths, scores
+
+
+@pytest.fixture(scope='module')
+def ppo(right, tmp_path_factory):
+  made, lengths, scores = right
+  return exchange.ask(
+      'trl_ppo_side', 'TRL_PYTHON', tmp_path_factory.mktemp('trl_ppo'),
+      made._asdict() | dict(lengths=lengths, scores=scores),
+      path=os.environ['TRL_PPO_PATH'])
+
+
+@pytest.mark.parametrize('estimator', ['k1', 'k3'])
+def test_gae_of_rows_that_end_one_later_is_trls(estimator, right, ppo):
+  """The score of TRL stands one token behind the end, whose value is in it."""
+  made, lengths, scores = right
+  cost = np.asarray(kl_reward.penalise(
+      *(jnp.asarray(x.reshape(-1, batches.T)) for x in (
+          np.zeros_like(made.rewards), made.log_probs, made.ref_log_probs,
+          made.mask)), coef=settings.KL_REWARD_COEF, estimator=estimator))
+  place = np.arange(batches.T)
+  behind = place == np.minimum(lengths, batches.T - 1)[:, :, None]
+  rewards = cost.reshape(made.mask.shape) + behind * scores[:, :, None]
+  every = made.tokens > 0
+  exchange.check('rewards', rewards, ppo[f'{estimator}/rewards'], every)
+  longer = made._replace(
+      mask=place <= lengths[:, :, None], rewards=rewards.astype(np.float32))
+  found = ours.answers(longer)
+  exchange.check(
+      'returns', found['gae/returns'], ppo[f'{estimator}/returns'], every)
+  # whitened over the row itself, by n - 1
+  n = made.tokens[:, None, None]
+  gains = found['gae'] * made.mask
+  mean = gains.sum((1, 2), keepdims=True) / n
+  spread = (np.square(gains - mean) * made.mask).sum(
+      (1, 2), keepdims=True) / (n - 1)
+  exchange.check(
+      'advantages', (gains - mean) / np.sqrt(spread) * made.mask,
+      ppo[f'{estimator}/advantages'], every)
+
+
+def test_ppos_loss_is_trls(right, ppo):
+  """Of the policy over a row, of the critic over one token more."""
+  made, lengths, _ = right
+  longer = made._replace(
+      mask=np.arange(batches.T) <= lengths[:, :, None])
+  policy, critic = ours.answers(made), ours.answers(longer)
+  value = policy['ppo_plain/policy'] + (
+      settings.PPO_PLAIN['value_coef'] * critic['ppo_plain/critic'])
+  every = made.tokens > 0
+  exchange.check('loss', value, ppo['loss'], every)
+  exchange.check('gradient of log-probs', policy['ppo_plain/log_probs'],
+                 ppo['loss/log_probs'], every)
+  exchange.check('gradient of values', critic['ppo_plain/values'],
+                 ppo['loss/values'], every)
