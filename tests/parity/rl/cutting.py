@@ -12,9 +12,10 @@ from types import CodeType
 from typing import Any
 
 
-def cut(function: Callable, first: str, last: str) -> CodeType:
+def cut(function: Callable, first: str, last: str = '') -> CodeType:
   """The statements of one block from the one that begins with `first` to the
-  one that begins with `last`; ValueError unless there is one such block."""
+  one that begins with `last`, or only it; ValueError unless there is one."""
+  last = last or first
   tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
   found = []
   for node in ast.walk(tree):

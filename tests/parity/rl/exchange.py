@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 ROOT = pathlib.Path(__file__).parents[3]
-TOLERANCE = 1e-5  # of the larger of 1 and the largest number of a batch
+TOLERANCE = 1e-5  # of the largest number of a batch, where that is above
+LEAST = 0.1  # under which rounding of what is summed decides
 Answers = dict[str, Float[np.ndarray, '...']]
 
 
@@ -38,10 +39,10 @@ def ask(
 
 
 def gaps(got: np.ndarray, want: np.ndarray) -> Float[np.ndarray, 'N']:
-  """Largest error of each batch, relative to numbers above 1 alone."""
+  """Largest error of each batch, relative to its largest number."""
   got, want = (np.reshape(x, (len(x), -1)).astype(np.float64)
                for x in (got, want))
-  return abs(got - want).max(1) / np.maximum(abs(want).max(1), 1)
+  return abs(got - want).max(1) / np.maximum(abs(want).max(1), LEAST)
 
 
 def check(

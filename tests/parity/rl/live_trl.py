@@ -21,10 +21,9 @@ SEED = int(os.environ.get('PARITY_SEED', random.SystemRandom().randrange(
 COUNT = int(os.environ.get('PARITY_BATCHES', 2000)) // 2
 pytestmark = pytest.mark.xdist_group('trl')
 
-GSPO = ('gspo', 'gspo_wide')
 TOKENS = ('grpo/token_mean', 'dapo')  # means over all tokens
 ROWS = (  # means over rows
-    'grpo/row_mean', 'grpo/constant_length', 'dr_grpo', 'rloo', *GSPO)
+    'grpo/row_mean', 'grpo/constant_length', 'dr_grpo', 'gspo', 'gspo_wide')
 
 
 @pytest.fixture(scope='module')
@@ -65,6 +64,38 @@ def test_a_mean_over_rows_counts_those_without_tokens_in_trl(
   exchange.check(name, own[name] * share, trl[name], every)
   name = f'{name}/log_probs'
   exchange.check(name, own[name] * share[:, None, None], trl[name], every)
+
+
+def test_rloo_counts_rows_without_tokens_in_trl(drawn, own, trl):
+  """Whose ratio is 1: their advantages are in its loss, not its gradient."""
+  share = drawn.mask.any(2).mean(1)
+  empty = (drawn.row_gains * ~drawn.mask.any(2)).mean(1)
+  every = drawn.tokens >= 0
+  exchange.check('rloo', own['rloo'] * share - empty, trl['rloo'], every)
+  exchange.check('rloo/log_probs',
+                 own['rloo/log_probs'] * share[:, None, None],
+                 trl['rloo/log_probs'], every)
+
+
+def test_the_kl_of_grpo_is_weighed_by_the_ratio_in_trl(drawn, own, trl):
+  """By default: ratio * k3, whose gradient expects KL(policy || reference);
+  ours is k3 alone, as in arXiv 2402.03300."""
+  name, coef = 'grpo/row_mean', settings.GRPO['kl_coef']
+  share = drawn.mask.any(2).mean(1)
+  weights = drawn.mask / np.maximum(drawn.mask.sum(2, keepdims=True), 1)
+  weights = coef * weights / batches.B
+  log_r = drawn.ref_log_probs - drawn.new_log_probs
+  ratio, r = np.exp(drawn.new_log_probs - drawn.log_probs), np.exp(log_r)
+  k3 = r - 1 - log_r
+  every = drawn.tokens >= 0
+  exchange.check(
+      name, own[name] * share + (weights * (ratio - 1) * k3).sum((1, 2)),
+      trl['trl:grpo/corrected'], every)
+  more = ratio * (k3 + 1 - r) - (1 - r)
+  exchange.check(
+      f'{name}/log_probs',
+      own[f'{name}/log_probs'] * share[:, None, None] + weights * more,
+      trl['trl:grpo/corrected/log_probs'], every)
 
 
 @pytest.mark.parametrize('name', ['dr_grpo', 'rloo'])

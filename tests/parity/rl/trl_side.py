@@ -68,12 +68,14 @@ def trainers(length: int, folder: str) -> dict[str, transformers.Trainer]:
   clip = dict(epsilon=settings.CLIP['clip'])
   of = lambda config, **hyper: trainer(
       Grpo, trl.GRPOConfig, length, folder, **config, **hyper)
-  kl = clip | dict(delta=GUARD, beta=settings.GRPO['kl_coef'])
+  corrected = clip | dict(delta=GUARD, beta=settings.GRPO['kl_coef'])
+  kl = corrected | dict(use_bias_correction_kl=False)
   rows = dict(loss_type='grpo', importance_sampling_level='sequence')
   return {
       'grpo/row_mean': of(kl, loss_type='grpo'),
       'grpo/token_mean': of(kl, loss_type='bnpo'),
       'grpo/constant_length': of(kl, loss_type='dr_grpo'),
+      'trl:grpo/corrected': of(corrected, loss_type='grpo'),
       'dr_grpo': of(clip, delta=GUARD, loss_type='dr_grpo'),
       'dapo': of(dict(
           epsilon=settings.DAPO['clip_low'], delta=GUARD,
@@ -129,8 +131,7 @@ def credit(made: dict[str, transformers.Trainer], b: types.SimpleNamespace
 
 GRPO_CREDIT = cutting.cut(
     trl.GRPOTrainer._generate_and_score_completions,
-    'if self.multi_objective_aggregation ==',
-    'if self.multi_objective_aggregation ==')
+    "if self.multi_objective_aggregation == 'sum_then_normalize'")
 RLOO_CREDIT = cutting.cut(
     trl.RLOOTrainer._generate_and_score_completions,
     'grouped_rewards = rewards.view(', 'advantages = torch.nan_to_num(')
