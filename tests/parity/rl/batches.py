@@ -60,6 +60,12 @@ def apart(batches: Batches) -> Int[np.ndarray, 'N B']:
   return np.where(batches.mask.any(2), batches.prompt_ids, alone)
 
 
+def counted(batches: Batches) -> Batches:
+  """With a token in every row, which brings it into its group."""
+  empty = ~batches.mask.any(2)[:, :, None] & (np.arange(T) == 0)
+  return batches._replace(mask=batches.mask | empty)
+
+
 def sizes(batches: Batches) -> Int[np.ndarray, 'N B']:
   """Of each row's group in `apart`."""
   ids = apart(batches)

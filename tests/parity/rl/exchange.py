@@ -47,12 +47,12 @@ def gaps(got: np.ndarray, want: np.ndarray) -> Float[np.ndarray, 'N']:
 
 def check(
     name: str, got: np.ndarray, want: np.ndarray,
-    where: Bool[np.ndarray, 'N'], *, least: float = 0.9,
+    where: Bool[np.ndarray, 'N'],
 ) -> None:
-  """AssertionError unless the batches that are looked at agree, a share of
-  `least` of all; prints the largest error."""
+  """AssertionError unless the batches that are looked at agree; prints the
+  largest error."""
   found = gaps(got[where], want[where])
   print(f'{name}: {found.max():.1e} at worst, of {len(found)} batches')
-  assert len(found) > least * len(where), 'too few batches can be compared'
+  assert len(found) > 0.9 * len(where), 'too few batches can be compared'
   wrong = np.flatnonzero(where)[~(found <= TOLERANCE)]
   assert not len(wrong), f'{name}: {len(wrong)} batches differ: {wrong[:5]}'

@@ -27,13 +27,16 @@ from rlft.types import Experience, Outputs, Rollout
 from tests.parity.rl import settings
 from tests.parity.rl.batches import Batches
 
+PART = 200  # batches that are computed at once: compiled once
 Numbers = dict[str, Float[Array, '...']]
 
 
 def answers(batches: Batches) -> dict[str, np.ndarray]:
   """Everything, of all batches."""
-  found = jax.jit(jax.vmap(_of_one))(Batches(*map(jnp.asarray, batches)))
-  return {name: np.asarray(x) for name, x in found.items()}
+  parts = [
+      _of_all(Batches(*(jnp.asarray(x[i:i + PART]) for x in batches)))
+      for i in range(0, len(batches.mask), PART)]
+  return {name: np.concatenate([x[name] for x in parts]) for name in parts[0]}
 
 
 def _of_one(batch: Batches) -> Numbers:
@@ -42,6 +45,9 @@ def _of_one(batch: Batches) -> Numbers:
       if x.shape == batch.mask.shape and x.dtype != bool else x, batch)
   return (_credit(batch) | _estimators(batch) | _aggregations(batch)
           | _losses(batch) | _on_policy(batch))
+
+
+_of_all = jax.jit(jax.vmap(_of_one))
 
 
 def _credit(batch: Batches) -> Numbers:

@@ -49,10 +49,10 @@ def trainer(kind: type, config: type, length: int, folder: str, *,
   words = tokenizers.Tokenizer(tokenizers.models.WordLevel(
       {'a': 0, 'b': 1, 'pad': 2, 'end': 3}, unk_token='a'))
   made = kind(
-      model=model, reward_funcs=lambda completions, **_: [0.] * len(completions),
+      model=model, reward_funcs=lambda **_: [],
       args=config(
-          output_dir=folder, use_cpu=True, bf16=False, report_to='none', beta=0.,
-          per_device_train_batch_size=2 * settings.GROUP,
+          output_dir=folder, use_cpu=True, bf16=False, report_to='none',
+          beta=0., per_device_train_batch_size=2 * settings.GROUP,
           num_generations=settings.GROUP, max_completion_length=length,
           **hyper),
       train_dataset=datasets.Dataset.from_dict({'prompt': ['a', 'b']}),

@@ -24,17 +24,19 @@ AGGREGATIONS = dict(zip(settings.AGGREGATIONS, (
 Numbers = dict[str, torch.Tensor]
 
 
-def actor(*, ratio_guard: float, clip_low: float = 0.2,
-          clip_high: float = 0.2, **_) -> ActorConfig:
+def actor(
+    *, ratio_guard: float, clip: float | None = None,
+    clip_low: float | None = None, clip_high: float | None = None, **_,
+) -> ActorConfig:
   """verl's settings of a policy's loss."""
   return ActorConfig(
       strategy='fsdp', rollout_n=1, ppo_micro_batch_size_per_gpu=1,
-      clip_ratio=clip_high, clip_ratio_low=clip_low,
-      clip_ratio_high=clip_high, clip_ratio_c=ratio_guard)
+      clip_ratio_low=clip_low or clip, clip_ratio_high=clip_high or clip,
+      clip_ratio_c=ratio_guard)
 
 
-PPO, GRPO, DAPO, CLIP, GSPO, GSPO_WIDE = map(
-    lambda known: actor(**known), (
+PPO, GRPO, DAPO, CLIP, GSPO, GSPO_WIDE = (
+    actor(**known) for known in (
         settings.PPO, settings.GRPO, settings.DAPO, settings.CLIP,
         settings.GSPO, settings.GSPO_WIDE))
 DISCOUNTED = AlgoConfig(gamma=settings.DISCOUNT)
