@@ -53,6 +53,6 @@ def check(
   largest error."""
   found = gaps(got[where], want[where])
   print(f'{name}: {found.max():.1e} at worst, of {len(found)} batches')
-  assert len(found) > 0.9 * len(where), 'too few batches can be compared'
+  assert len(found) > 0.8 * len(where), 'too few batches can be compared'
   wrong = np.flatnonzero(where)[~(found <= TOLERANCE)]
   assert not len(wrong), f'{name}: {len(wrong)} batches differ: {wrong[:5]}'

@@ -111,14 +111,20 @@ def test_nothing_counts(drawn, own, verl):
     assert (own[name][empty] == 0).all(), name
 
 
-@pytest.mark.parametrize('name, theirs', [
-    ('gae/whitened', 'verl:gae/whitened'), ('whiten', 'verl:whiten'),
-    ('reinforce_pp/advantages', 'verl:reinforce_pp/advantages')])
-def test_whitening_divides_by_one_less(name, theirs, drawn, own, verl):
-  """The deviation is by n in ours, by n - 1 in verl's."""
+@pytest.mark.parametrize('name, raw', [
+    ('gae/whitened', 'gae'), ('whiten', None),
+    ('reinforce_pp/advantages', 'reinforce_pp/returns')])
+def test_whitening_divides_by_one_less(name, raw, drawn, own, verl):
+  """The deviation is by n in ours, by n - 1 in verl's; epsilon is the same."""
+  x = own[raw] if raw else drawn.gains
   n = np.maximum(drawn.tokens, 2)[:, None, None]
-  scaled = own[name] * np.sqrt((n - 1) / n)
-  exchange.check(name, scaled, verl[theirs], drawn.tokens >= 2)
+  total = lambda x: (x * drawn.mask).sum((1, 2), dtype=float, keepdims=True)
+  variance = total(np.square(x - total(x) / n)) / n
+  scaled = own[name] * np.sqrt(
+      (variance + 1e-8) / (variance * n / (n - 1) + 1e-8))
+  clear = variance.ravel() > 1e-2  # not of numbers that rounding tells apart
+  exchange.check(
+      name, scaled, verl[f'verl:{name}'], (drawn.tokens >= 2) & clear)
 
 
 @pytest.mark.parametrize('theirs', ['verl:grpo/advantages',
