@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 ROOT = pathlib.Path(__file__).parents[3]
-TOLERANCE = 1e-5  # of the largest number of a batch, where that is above
-LEAST = 0.1  # under which rounding of what is summed decides
+TOLERANCE = 1e-5  # relative to the largest number of a batch, or to LEAST
+LEAST = 0.1  # as what is summed is of order one, and so is its rounding
 Answers = dict[str, Float[np.ndarray, '...']]
 
 

@@ -82,7 +82,8 @@ def trainers(length: int, folder: str) -> dict[str, transformers.Trainer]:
           epsilon_high=settings.DAPO['clip_high']), loss_type='dapo'),
       'gspo': of(_sides(settings.GSPO), **rows),
       'gspo_wide': of(_sides(settings.GSPO_WIDE), **rows),
-      'rloo': trainer(Rloo, trl.RLOOConfig, length, folder, **clip)}
+      'rloo': trainer(Rloo, trl.RLOOConfig, length, folder,
+                      epsilon=settings.RLOO['clip'])}
 
 
 def _sides(known: dict[str, float]) -> dict[str, float]:
