@@ -48,13 +48,21 @@ notebooks: $(VENV)/.tested
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest \
 		-o python_files='run_*.py' tests/notebooks
 
-# random models beside transformers with torch; PARITY_SEED=... repeats a run
+# random models beside transformers with torch, and the algebra of RL beside
+# verl and TRL; PARITY_SEED=... repeats a run
 PARITY_SEED ?= $(shell date +%s)
-parity: $(VENV)/.compared
-	PARITY_SEED=$(PARITY_SEED) JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest \
-		-n 2 -rP -o python_files='test_*.py live.py' tests/parity
+PEERS = VERL_PYTHON=$(abspath $(VENV)-verl/bin/python) \
+	TRL_PYTHON=$(abspath $(VENV)-trl/bin/python) \
+	TRL_PPO_PATH=$(abspath $(VENV)-trl/ppo)
+parity:
+	$(MAKE) --no-print-directory -j 2 $(VENV)/.compared \
+		$(VENV)-verl/.made $(VENV)-trl/.made
+	PARITY_SEED=$(PARITY_SEED) $(PEERS) JAX_PLATFORMS=cpu \
+		$(VENV)/bin/python -m pytest -n 2 --dist=loadgroup -rP \
+		-o python_files='test_*.py live*.py' tests/parity
 
 parity-full: export PARITY_DRAWS = 50
+parity-full: export PARITY_BATCHES = 20000
 parity-full: parity
 
 # runs that are killed, signalled, hung and made to differ, in processes of
@@ -105,5 +113,23 @@ $(VENV)/.compared: $(VENV)/.tested
 	$(PIP) -e '.[test,parity]'
 	touch $@
 
+# What others need contradicts what rlft does: each has an environment of its
+# own. verl is installed without its requirements, of which verl.txt has those
+# that its functions import; the last TRL with PPO lies beside the current one.
+# Of torch and the rest only what is imported is compiled, when it is.
+PEER_PIP = -m pip install --quiet --disable-pip-version-check --no-compile
+$(VENV)-verl/.made: tests/parity/rl/verl.txt
+	$(PYTHON) -m venv $(VENV)-verl
+	$(VENV)-verl/bin/python $(PEER_PIP) -r $<
+	$(VENV)-verl/bin/python $(PEER_PIP) --no-deps verl==0.9.1
+	touch $@
+
+$(VENV)-trl/.made: tests/parity/rl/trl.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)-trl
+	$(VENV)-trl/bin/python $(PEER_PIP) -c $(CONSTRAINTS) -r $<
+	$(VENV)-trl/bin/python $(PEER_PIP) --no-deps --upgrade \
+		--target $(VENV)-trl/ppo trl==1.12.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-verl $(VENV)-trl build *.egg-info
