@@ -149,7 +149,7 @@ def test_a_reward_that_is_no_finite_float_is_refused(reward, told, monkeypatch):
 
 
 def test_a_turn_that_is_none_is_refused():
-  with pytest.raises(ValueError, match='odd gave the reward None .* a Turn'):
+  with pytest.raises(ValueError, match=r'odd gave the reward None .* a Turn'):
     envs.reply('odd', lambda *_: None, Task('', None), [''])
 
 
