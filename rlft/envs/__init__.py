@@ -63,8 +63,9 @@ def reply(
   Of a whole number nobody would know whether it was cut from a share.
   """
   turn = respond(task, completions)
-  paid = turn.reward if isinstance(turn, Turn) else turn
-  if not isinstance(paid, float) or not math.isfinite(paid):
+  whole = isinstance(turn, Turn)
+  paid = turn.reward if whole else turn
+  if not (whole and isinstance(paid, float) and math.isfinite(paid)):
     raise ValueError(
         f'the environment {name} gave the reward {paths.shown(repr(paid))} '
         f'({type(paid).__name__}): its respond() must give a Turn with a '

@@ -148,9 +148,10 @@ def test_a_reward_that_is_no_finite_float_is_refused(reward, told, monkeypatch):
     paying(reward, monkeypatch)
 
 
-def test_a_turn_that_is_none_is_refused():
-  with pytest.raises(ValueError, match=r'odd gave the reward None .* a Turn'):
-    envs.reply('odd', lambda *_: None, Task('', None), [''])
+@pytest.mark.parametrize('reply', [None, 1.0])
+def test_what_is_no_turn_is_refused(reply):
+  with pytest.raises(ValueError, match=f'reward {reply} .* must give a Turn'):
+    envs.reply('odd', lambda *_: reply, Task('', None), [''])
 
 
 def test_a_reward_that_is_a_float_is_paid(monkeypatch):
