@@ -1,7 +1,7 @@
 """Values spelled out as JSON and back, for a process that works for another.
 
 None, numbers, texts, lists, tuples, dicts of texts, NamedTuples, and functions
-of modules, bare or with keywords filled in (`functools.partial`). Types and
+of modules, bare or with arguments filled in (`functools.partial`). Types and
 functions go by the names that they are imported by: what is read can call for
 an import, and for nothing else.
 """
@@ -34,11 +34,11 @@ def _tree(value: Any) -> Any:
     return {'tuple': [_tree(x) for x in value]}
   if isinstance(value, tuple) and hasattr(value, '_fields'):
     return {'of': _name(type(value)), 'fields': [_tree(x) for x in value]}
-  if isinstance(value, functools.partial) and not value.args:
-    return {'function': _name(value.func), 'keywords': {
-        key: _tree(x) for key, x in value.keywords.items()}}
+  if isinstance(value, functools.partial):
+    return {'partial': _tree(value.func), 'given': _tree(list(value.args)),
+            'keywords': _tree(value.keywords)}
   if callable(value):
-    return {'function': _name(value), 'keywords': None}
+    return {'function': _name(value)}
   raise ValueError(f'{value!r:.80} is a {type(value).__name__}, which does not '
                    'go to another process: use plain values and NamedTuples')
 
@@ -63,8 +63,8 @@ def _value(tree: Any) -> Any:
     return tuple(_value(x) for x in tree['tuple'])
   if 'of' in tree:
     return parts.at(*tree['of'])(*map(_value, tree['fields']))
-  function = parts.at(*tree['function'])
-  if tree['keywords'] is None:
-    return function
-  return functools.partial(function, **{
-      key: _value(x) for key, x in tree['keywords'].items()})
+  if 'partial' in tree:
+    return functools.partial(
+        _value(tree['partial']), *_value(tree['given']),
+        **_value(tree['keywords']))
+  return parts.at(*tree['function'])

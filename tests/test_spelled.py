@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rlft import spelled
+from rlft import envs, spelled
 from rlft.envs import general_points
 from rlft.types import Task
 from tests import misjudging
@@ -25,9 +25,12 @@ def test_a_value_comes_back_as_it_was(value):
 
 def test_a_function_comes_back_with_its_keywords():
   assert spelled.read(spelled.write(misjudging.respond)) is misjudging.respond
-  again = spelled.read(spelled.write(
-      functools.partial(misjudging.respond, reward=2.0)))
+  paid = functools.partial(misjudging.respond, reward=2.0)
+  again = spelled.read(spelled.write(paid))
   assert again.func is misjudging.respond and again.keywords == {'reward': 2.0}
+  again = spelled.read(spelled.write(functools.partial(envs.reply, 'x', paid)))
+  assert again.func is envs.reply and again.args[0] == 'x'
+  assert again.args[1].keywords == {'reward': 2.0}
 
 
 def test_it_is_json():
@@ -38,7 +41,7 @@ def test_it_is_json():
 @pytest.mark.parametrize('value, said', [
     (np.int64(3), 'is a int64'), ({1: 2}, 'is a dict'), ({1, 2}, 'is a set'),
     (b'x', 'is a bytes'), (lambda task: task, 'define it in a module'),
-    (functools.partial(misjudging.respond, None), 'cannot be imported')])
+    (functools.partial(lambda task: task, 1), 'define it in a module')])
 def test_anything_else_is_refused_by_its_name(value, said):
   with pytest.raises(ValueError, match=said) as caught:
     spelled.write(['before', value])
