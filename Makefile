@@ -54,7 +54,7 @@ PARITY_SEED ?= $(shell date +%s)
 PEERS = VERL_PYTHON=$(abspath $(VENV)-verl/bin/python) \
 	TRL_PYTHON=$(abspath $(VENV)-trl/bin/python) \
 	TRL_PPO_PATH=$(abspath $(VENV)-trl/ppo)
-parity:
+parity: $(VENV)/.tested  # by this make alone, as other targets ask for it, too
 	$(MAKE) --no-print-directory -j 2 $(VENV)/.compared \
 		$(VENV)-verl/.made $(VENV)-trl/.made
 	PARITY_SEED=$(PARITY_SEED) $(PEERS) JAX_PLATFORMS=cpu \

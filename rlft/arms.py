@@ -22,7 +22,8 @@ from typing import Any
 
 import ml_collections
 
-from rlft import binding, envs, parts, spent
+from rlft import binding, differences, matchings, parts
+from rlft.matchings import Cell
 
 SFT_OR_RL = 'sft_or_rl'
 OBJECTIVE = ('objective', 'advantages', 'critic',
@@ -33,19 +34,8 @@ BRINGS = {  # treatment -> what may differ with it; any other: itself alone
     SFT_OR_RL: (*OBJECTIVE, 'experience', 'passes', 'decoding', 'limits'),
 }
 LENGTH = ('num_steps', 'evaluate', 'checkpoint', 'log')
-MATCHING = {  # what is equal between arms where they are compared
-    'updates': 'optimizer steps, at the end',
-    'tokens': 'tokens of the experience, prompts too, each counted once, at '
-              'the end',
-    'flops': 'FLOPs of sampling, scoring and training, at the end',
-    'kl': 'KL(policy || base) per token on ID prompts, at the nearest '
-          'evaluated step',
-    'id_success': 'ID success, at the nearest evaluated step'}
-AT_LEVEL = ('kl', 'id_success')  # the largest that all runs come to
-REPORTED = ('id', 'ood')  # the evaluations that arms are compared by
 PLACED = ('sft', 'rl', 'rl_kl', 'sft_mixed', 'base')  # one stage a start
-
-Cell = tuple[str, int, Any]  # arm, seed, value of the tuned field (or None)
+BRANCHES = ('rl', 'rl_kl')  # roles whose start the report has to know
 
 
 def declare(
@@ -72,17 +62,19 @@ def check(study: ml_collections.ConfigDict) -> None:
   with parts.named('comparison'):
     section = section()
     stages = {
-        name: dict(role=stage.role, seed=stage.seed, config=(
-            stage.config.copy_and_resolve_references().to_dict()))
+        name: dict(
+            role=stage.role, seed=stage.seed, from_step=stage.from_step,
+            config=stage.config.copy_and_resolve_references().to_dict())
         for name, stage in study.stages.items()}
     found = cells(section, stages)
     complete(section, found)
+    placed(section, stages, found)
     configs = {cell: stages[name]['config'] for cell, name in found.items()}
     within(section, stages, found)
     between(section, configs)
-    matched(section, configs)
+    matchings.possible(section, configs)
     if section['tuned']:
-      apart(section, next(iter(configs.values())))
+      matchings.apart(section, next(iter(configs.values())))
 
 
 def plain(
@@ -90,15 +82,15 @@ def plain(
     chosen_by: str = '', tolerance: float | int = 0.05,
 ) -> dict[str, Any]:
   """The section as a dict; ValueError for what it cannot be."""
-  if matching not in MATCHING:
+  if matching not in matchings.MATCHING:
     raise ValueError(
-        f'no matching {matching!r}; known: {", ".join(MATCHING)}')
+        f'no matching {matching!r}; known: {", ".join(matchings.MATCHING)}')
   if len(arms) < 2 or len(set(arms)) < len(arms):
     raise ValueError(f'arms are two or more roles of stages, not {arms!r}')
   if bool(tuned) != bool(chosen_by):
     raise ValueError('tuned names a field and chosen_by the evaluation that '
                      'its value is chosen by: set both, or neither')
-  if chosen_by in REPORTED:
+  if chosen_by in matchings.REPORTED:
     raise ValueError(f'evals.{chosen_by} is reported, so nothing can be chosen '
                      'by it: set chosen_by to another evaluation')
   if not 0 < tolerance < 1:
@@ -112,8 +104,8 @@ def cells(
 ) -> dict[Cell, str]:
   """The stage of each arm, seed and value of the tuned field, arm by arm.
 
-  `stages`: name -> dict(role, seed, config). ValueError where two stages are
-  one cell, or where an arm has none that is a run.
+  `stages`: name -> dict(role, seed, from_step, config). ValueError where two
+  stages are one cell, or where an arm has none that is a run.
   """
   found: dict[Cell, str] = {}
   for arm in section['arms']:
@@ -123,7 +115,7 @@ def cells(
       roles = dict.fromkeys(s['role'] for s in stages.values())
       raise ValueError(f'no run has the role {arm}; known: {", ".join(roles)}')
     for name in mine:
-      value = fields(stages[name]['config']).get(section['tuned'])
+      value = differences.fields(stages[name]['config']).get(section['tuned'])
       cell = (arm, stages[name]['seed'], value)
       if cell in found:
         raise ValueError(
@@ -153,10 +145,21 @@ def complete(section: Mapping[str, Any], found: Mapping[Cell, str]) -> None:
   if section['tuned'] and None in values:
     raise ValueError(f'{first} has no config.{section["tuned"]} to tune: list '
                      'it in the config')
-  placed = [arm for arm in section['arms'] if arm in PLACED]
-  if len(values) > 1 and placed:
-    raise ValueError(f'stages of the role {placed[0]} are placed by their '
-                     'start, one for each seed: give a grid a role of its own')
+
+
+def placed(
+    section: Mapping[str, Any], stages: Mapping[str, Any],
+    found: Mapping[Cell, str],
+) -> None:
+  """ValueError for stages that the report would not show."""
+  values = {value for *_, value in found}
+  for (arm, *_), name in found.items():
+    if arm in PLACED and len(values) > 1:
+      raise ValueError(f'stages of the role {arm} are placed by their start, '
+                       'one for each seed: give a grid a role of its own')
+    if arm in BRANCHES and stages[name]['from_step'] is None:
+      raise ValueError(f'{name} has no from_step, by which the report places '
+                       f'the role {arm}: set it, or give it another role')
 
 
 def within(
@@ -169,17 +172,32 @@ def within(
         (name, own_words(stages[name], stages))
         for cell, name in found.items() if cell[0] == arm)
     for name, config in others:
-      refuse(differences(first[1], config, ('seed', section['tuned'])),
-             first[0], name, 'stages of one arm differ in the seed alone')
+      differences.refuse(
+          differences.between(first[1], config, ('seed', section['tuned'])),
+          first[0], name, 'stages of one arm differ in the seed alone')
+    drawn: dict[int, int] = {}  # what a run draws from -> the stage's seed
+    for (role, seed, _), name in found.items():
+      own = stages[name]['config']['seed']
+      if role == arm and drawn.setdefault(own, seed) != seed:
+        raise ValueError(f'{arm} has config.seed={own} for the seeds '
+                         f'{drawn[own]} and {seed}: give each its own')
 
 
 def own_words(stage: Mapping, stages: Mapping[str, Any]) -> dict[str, Any]:
-  """A stage's config; where it starts is said by role, if of its own seed."""
+  """A stage's config; where it starts is said by role, if of its own seed.
+
+  And if no other stage of that seed is said so.
+  """
+  def place(one):
+    return one['seed'], one['role'], one['from_step']
+
   def words(name):
     run, _, step = str(name).rpartition('@')
     other = stages.get(run)
-    return name if other is None or other['seed'] != stage['seed'] else (
-        f'{other["role"]} of the seed@{step}')
+    if other is None or other['seed'] != stage['seed'] or [
+        *map(place, stages.values())].count(place(other)) > 1:
+      return name
+    return f'{place(other)[1:]} of the seed@{step}'
 
   config = stage['config']
   return config | {key: words(config.get(key, '')) for key in ('init', 'base')}
@@ -195,10 +213,11 @@ def between(
         continue
       mate = configs[(other, *key)]
       brings = allowed(treatment, config, mate)
-      refuse(differences(config, mate, (*brings, *LENGTH)), one, other,
-             f'the treatment is {treatment}')
-      kept = {k for k, *_ in differences(config, mate, ())}
-      if not any(is_in(field, brings[:1]) for field in kept):
+      differences.refuse(
+          differences.between(config, mate, (*brings, *LENGTH)), one, other,
+          f'the treatment is {treatment}')
+      kept = {k for k, *_ in differences.between(config, mate, ())}
+      if not any(differences.is_in(field, brings[:1]) for field in kept):
         raise ValueError(f'{one} and {other} do not differ in the treatment, '
                          f'{treatment}: nothing is compared')
   kinds = {binding.is_online(config) for config in configs.values()}
@@ -214,87 +233,3 @@ def allowed(treatment: str, one: Mapping, other: Mapping) -> tuple[str, ...]:
   if treatment == SFT_OR_RL and alike:
     treatment = 'objective'
   return BRINGS.get(treatment, (treatment,))
-
-
-def matched(
-    section: Mapping[str, Any], configs: Mapping[Cell, Mapping],
-) -> None:
-  """ValueError where configs say that what is to be matched cannot be."""
-  matching = section['matching']
-  needs = ['id', *([section['chosen_by']] if section['tuned'] else [])]
-  for (arm, *_), config in configs.items():
-    for name in needs:
-      if name not in config['evals']:
-        raise ValueError(f'{arm} has no evals.{name}: arms are compared by id '
-                         'and ood, and chosen by chosen_by')
-    if matching == 'kl' and not config['evals']['id'].get('kl'):
-      raise ValueError(f'{arm} measures no KL: set evals.id.kl to a number of '
-                       'tasks')
-    if matching in ('tokens', 'flops') and config['log']['every'] != 1:
-      raise ValueError(f'{arm} has log.every={config["log"]["every"]}: '
-                       f'{matching} are the sum of what each step logged, so '
-                       'set it to 1')
-  counts = {arm: spent.updates(config) for (arm, *_), config in configs.items()}
-  first = section['arms'][0]
-  for arm, count in counts.items():
-    if matching == 'updates' and count != counts[first]:
-      raise ValueError(
-          f'{first} makes {counts[first]} updates and {arm} {count} (num_steps '
-          '* passes.epochs * passes.minibatches): change num_steps')
-
-
-def apart(section: Mapping[str, Any], config: Mapping) -> None:
-  """ValueError if what chooses shares problems with what is reported."""
-  def problems(name):
-    options = config['evals'][name]
-    world = envs.bind(**options['env'])
-    tasks = world.hands(options.get('seed', 0), options.get('n', 1024))
-    return {world.problem(t) if world.problem else t.prompt for t in tasks}
-
-  chosen_by = section['chosen_by']
-  mine = problems(chosen_by)
-  for name in set(REPORTED) & set(config['evals']):
-    shared = len(mine & problems(name))
-    if shared:
-      raise ValueError(f'evals.{chosen_by} shares {shared} problems with '
-                       f'evals.{name}: give it a split of its own')
-
-
-def differences(
-    one: Mapping, other: Mapping, excused: tuple[str, ...],
-) -> list[tuple[str, Any, Any]]:
-  """(field, value, other value) of what differs and is not excused."""
-  a, b = fields(one), fields(other)
-  return [(key, a.get(key, 'not set'), b.get(key, 'not set'))
-          for key in sorted({*a, *b})
-          if a.get(key, ABSENT) != b.get(key, ABSENT)
-          and not is_in(key, excused)]
-
-
-ABSENT = object()
-
-
-def refuse(
-    found: list[tuple[str, Any, Any]], one: str, other: str, why: str) -> None:
-  """ValueError that names the first field, its two values and the others."""
-  if not found:
-    return
-  (field, a, b), *more = found
-  also = f' (so do {", ".join(key for key, *_ in more)})' if more else ''
-  raise ValueError(f'{one} and {other} differ in {field}, {a!r} and {b!r}'
-                   f'{also}, but {why}: make it the same')
-
-
-def is_in(field: str, sections: tuple[str, ...]) -> bool:
-  """Whether a dotted field is one of these, or in one."""
-  return any(field == name or field.startswith(f'{name}.')
-             for name in sections if name)
-
-
-def fields(config: Mapping, where: str = '') -> dict[str, Any]:
-  """'optimizer.learning_rate' -> value, of all sections."""
-  found = {}
-  for key, value in config.items():
-    found |= (fields(value, f'{where}{key}.') if isinstance(value, Mapping)
-              else {f'{where}{key}': value})
-  return found

@@ -18,7 +18,7 @@ def tokens(rows: Sequence[Mapping[str, Any]], steps: int) -> float:
   Prompts too, however many epochs they are learned from. `rows` are those of
   metrics.jsonl; ValueError unless each of these steps has one that says it.
   """
-  logged = {row['step']: row.get('tokens') for row in rows}
+  logged = {row.get('step'): row.get('tokens') for row in rows}
   missing = [step for step in range(1, steps + 1) if logged.get(step) is None]
   if missing:
     raise ValueError(f'the tokens of step {missing[0]} were not logged')
@@ -50,8 +50,9 @@ def flops(
   (`groups_drawn`). ValueError as `tokens`.
   """
   tokens(rows, steps)
+  last = {row.get('step'): row for row in rows}
   sampled, learned = flops_per_token(config)
   kept = lambda row: config['experience']['prompts'] / row['groups_drawn'] if (
       'groups_drawn' in row) else 1.0
   return sum(row['tokens'] * (sampled + kept(row) * learned)
-             for row in rows if 1 <= row['step'] <= steps)
+             for row in (last[step] for step in range(1, steps + 1)))

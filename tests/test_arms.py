@@ -30,7 +30,8 @@ def study_of(*stages, **section):
         'start', arm('ppo', seed), seed=seed)
   for n, (role, seed, config) in enumerate(stages):
     config.init = config.base = f'seed{seed}/start@4'
-    made[f'seed{seed}/{role}_{n}'] = study.stage(role, config, seed=seed)
+    made[f'seed{seed}/{role}_{n}'] = study.stage(
+        role, config, seed=seed, from_step=4 if role == 'rl' else None)
   return arms.declare(study.of('toy', made), **dict(
       treatment='objective', arms=('grpo', 'rloo'), matching='updates',
   ) | section)
@@ -193,6 +194,45 @@ def test_starts_are_those_of_the_own_seed():
     arms.check(made)
 
 
+def test_starts_that_have_one_role_and_seed_are_told_apart():
+  made = two()
+  other = study.stage('start', arm('ppo', 1), seed=1)
+  with made.unlocked():
+    made.stages['seed1/other'] = other
+    for name in ('grpo', 'rloo'):
+      config_of(made, name, 1).update(dict.fromkeys(
+          ('init', 'base'), 'seed1/other@4'))
+  with pytest.raises(ValueError, match='differ in base'):
+    arms.check(made)
+
+
+def test_kl_is_to_one_base():
+  made = study_of(*((role, 0, arm('grpo', 0)) for role in ('a', 'b')),
+                  arms=('a', 'b'), treatment='init')
+  with made.unlocked():
+    for role in ('a', 'b'):
+      config_of(made, role).update(init=f'asset:{role}', base='')
+  arms.check(made)
+  made.comparison.matching = 'kl'
+  with pytest.raises(ValueError, match="KL of a is to 'asset:a' and that of b "
+                     "to 'asset:b': set the same base"):
+    arms.check(made)
+
+
+def test_what_the_report_places_by_its_start_has_one():
+  made = sft_and_rl()
+  with made.unlocked():
+    config_of(made, 'sft').optimizer.learning_rate = 1e-3
+    made.stages['seed0/rl_1'].from_step = None
+  with pytest.raises(ValueError, match='seed0/rl_1 has no from_step, by which'):
+    arms.check(made)
+
+
+def seldom(config):
+  config.evaluate.every = 2
+  config.evals.id.steps = (0, 4)
+
+
 def spoiled(**section):
   def make():
     return two(**section)
@@ -256,6 +296,13 @@ REFUSED = [
      'grpo has no evals.tune'),
     (changed(lambda c: c.evals.id.update(kl=0), matching='kl'),
      'grpo measures no KL'),
+    (changed(lambda c: c.update(seed=7)),
+     r'grpo has config\.seed=7 for the seeds 0 and 1: give each its own'),
+    (changed(lambda c: c.evals.tune.update(steps=(0,)), grid),
+     r'grpo has no evals\.tune at step 4, where it may be compared: add'),
+    (changed(lambda c: c.evals.id.update(steps=(0,))),
+     r'grpo has no evals\.id at step 4'),
+    (changed(seldom, matching='kl'), r'grpo has no evals\.id at step 2'),
     (changed(lambda c: c.log.update(every=2), matching='flops'),
      'grpo has log.every=2: flops are the sum'),
     (changed(lambda c: c.evals.tune.env.update(split='held_out'), grid),
@@ -317,6 +364,7 @@ def test_what_was_sampled_and_dropped_is_not_learned():
   rows = [dict(step=1, tokens=10.0), dict(step=2, tokens=40.0, groups_drawn=16)]
   assert spent.flops(rows, 1, config) == 10 * 18
   assert spent.flops(rows, 2, config) == 10 * 18 + 40 * (2 + 16 / 4)
+  assert spent.flops([rows[0], {}, *rows], 1, config) == 10 * 18  # once each
   with pytest.raises(ValueError, match='tokens of step 3'):
     spent.flops(rows, 3, config)
 

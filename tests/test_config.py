@@ -360,7 +360,10 @@ def test_one_objective_is_written_as_a_variant():
     config = door.load(f'{path}:{name},smoke,tries', {})
     assert config.objective.name == name and not config.critic
     assert config.experience.tries == 3
-    full = door.load(f'{path}:{name}', {}).experience
+    one = door.load(f'{path}:{name}', {})
+    full = one.experience
+    for key in {'overlong_limit', 'overlong_margin'} & set(config.advantages):
+      assert config.advantages[key] == 3 * one.advantages[key]
     assert full.prompts * full.group == 256, method
   config = door.load(f'{path}:dapo', {'advantages.overlong_margin': '5'})
   assert config.advantages.overlong_margin == 5  # what is listed can be set

@@ -23,7 +23,9 @@ from rlft import config as door
 GROUPS = dict(prompts=32, group=8)  # the papers' groups: 4 to 96
 SINGLE = dict(prompts=256, group=1)
 ONE_STEP = dict(epochs=1, minibatches=1)
-PAID = 1.0  # what a correct first try is paid: 5 * reward_scale
+# what a correct first try is paid, 5 * reward_scale; with `:tries` a row that
+# is solved later has less, and is not learned where `solved` asks for this
+PAID = 1.0
 
 METHODS: dict[str, dict[str, Any]] = {
     # arXiv 2402.03300, section 4.2: KL 0.04, one update of each rollout
@@ -120,6 +122,8 @@ def get_config(variant: str = '') -> ConfigDict:
   steps = (0, 10, 20)
   if 'tries' in words:
     config.experience.tries, config.experience.length = 3, 112
+    if 'dapo' in methods:  # a row has the tokens of all tries
+      config.advantages.update(overlong_limit=60, overlong_margin=12)
   if 'full' in words:
     steps = (0, 10, 20, 40)
   if 'smoke' in words:

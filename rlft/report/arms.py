@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlft import arms, spent
-from rlft.report import curves, pairs, provenance, statistics
+from rlft import differences, matchings, spent
+from rlft.report import curves, files, pairs, provenance, statistics
 from rlft.report.tables import Tables
 
 UNITS = {'updates': 'updates', 'tokens': 'tokens', 'flops': 'FLOPs',
@@ -28,6 +28,7 @@ class Run(NamedTuple):
   config: Mapping[str, Any]
   evals: dict[int, dict[str, dict]]  # step -> evaluation -> its row
   logged: list[dict]  # rows of metrics
+  size: int | None = None  # parameters, where FLOPs are asked for
 
 
 class Grid(NamedTuple):
@@ -45,6 +46,8 @@ def compared(tables: Tables) -> dict[str, Any] | None:
   """The declared comparison with its numbers; None if none was declared.
 
   `rows` has one for each arm that is finished, `missing` names the others.
+  Without the first there is no `over`, and where runs are compared at their
+  end `matched` is None.
   A row: {arm, chosen, grid, seeds, steps, quantity, ratio, matched, id, ood,
   over: {id, ood}, gain: {id, ood}, kl}; rates as `statistics.split`, `over`
   the first arm and `gain` since step 0 as `pairs.difference`.
@@ -55,9 +58,10 @@ def compared(tables: Tables) -> dict[str, Any] | None:
   found = _grids(tables, section)
   done = [grid for grid in found if grid.chosen is not _UNKNOWN]
   level = _level(section['matching'], done)
-  rows = [_row(section, grid, level, done[0]) for grid in done]
+  first = next((grid for grid in done if grid.arm == section['arms'][0]), None)
+  rows = [_row(section, grid, level, first) for grid in done]
   return {**section, 'unit': UNITS[section['matching']],
-          'matched_by': arms.MATCHING[section['matching']], 'level': level,
+          'matched_by': matchings.MATCHING[section['matching']], 'level': level,
           'rows': rows, 'missing': [
               grid.arm for grid in found if grid.chosen is _UNKNOWN]}
 
@@ -67,7 +71,7 @@ def figure(tables: Tables) -> dict[str, Any] | None:
   found = compared(tables)
   if found is None:
     return None
-  over = found['matching'] if found['matching'] not in arms.AT_LEVEL else (
+  over = found['matching'] if found['matching'] not in matchings.AT_LEVEL else (
       'updates')
   done = [grid for grid in _grids(tables, found)
           if grid.chosen is not _UNKNOWN]
@@ -92,7 +96,7 @@ _UNKNOWN = object()  # the value of a grid that is not finished
 def _grids(tables, section):
   """The arms in their order; what cannot be read counts as unfinished."""
   planned = {s['name']: s for s in tables['stages']}
-  evals, logged = {}, {}
+  evals, logged, sizes = {}, {}, {}
   for row in tables['evals']:
     evals.setdefault(row['stage'], {}).setdefault(
         row['step'], {})[row['eval']] = row
@@ -104,11 +108,17 @@ def _grids(tables, section):
     for name, stage in planned.items():
       if stage['role'] != arm or stage['reads'] != 'evals':
         continue
-      value = arms.fields(stage['config']).get(section['tuned'])
-      whole &= stage['state'] == 'finished' and name in evals
+      config = stage['config']
+      value = differences.fields(config).get(section['tuned'])
+      value = tuple(value) if isinstance(value, list) else value
+      whole &= stage['state'] == 'finished' and name in evals and (
+          'objective' in config)
+      model = str([config.get(key) for key in ('model', 'tokenizer', 'chat')])
+      if section['matching'] == 'flops' and model not in sizes:
+        sizes[model] = provenance.parameters(config)
       runs.setdefault(value, []).append(Run(
-          stage['seed'], stage['config'], evals.get(name, {}),
-          logged.get(name, [])))
+          stage['seed'], config, evals.get(name, {}), logged.get(name, []),
+          sizes.get(model)))
     found.append(Grid(arm, runs, _choice(runs, section['chosen_by'])
                       if runs and whole else _UNKNOWN))
   return found
@@ -126,10 +136,17 @@ def _choice(runs, chosen_by):
 
 def _level(matching, done):
   """What all runs come to, None where they are compared at their end."""
-  if matching not in arms.AT_LEVEL:
+  if matching not in matchings.AT_LEVEL:
     return None
-  return min((max(_quantity(matching, run, step) for step in run.evals)
-              for grid in done for run in grid.taken), default=None)
+  each = [max(_known(matching, run).values(), default=np.nan)
+          for grid in done for run in grid.taken]
+  return float(np.min(each)) if each else None
+
+
+def _known(matching, run):
+  """The quantity by evaluated step, where it was measured."""
+  found = {s: _quantity(matching, run, s) for s in sorted(run.evals)}
+  return {s: value for s, value in found.items() if np.isfinite(value)}
 
 
 def _ends(runs):
@@ -140,16 +157,19 @@ def _steps(matching, runs, level):
   """The evaluated step at which each run is compared."""
   if level is None:
     return _ends(runs)
-  return [min(sorted(run.evals), key=lambda step, run=run: abs(
-      _quantity(matching, run, step) - level)) for run in runs]
+  known = [_known(matching, run) for run in runs]
+  return [min(each, key=lambda step, each=each: abs(each[step] - level),
+              default=end)
+          for each, end in zip(known, _ends(runs), strict=True)]
 
 
 def _quantity(matching: str, run: Run, step: int) -> float:
   """What a run has spent, or become, at a step; NaN where it was not logged."""
   here = run.evals[step].get('id') or {}
-  if matching in arms.AT_LEVEL:
+  if matching in matchings.AT_LEVEL:
     key = 'kl_to_base' if matching == 'kl' else 'success'
-    return float(here.get(key, np.nan))
+    found = files.number(here.get(key))
+    return np.nan if found is None else float(found)
   if matching == 'updates':
     return float(spent.updates(run.config, step))
   try:
@@ -158,20 +178,19 @@ def _quantity(matching: str, run: Run, step: int) -> float:
     flops = spent.flops(run.logged, step, run.config)
   except ValueError:
     return np.nan
-  size = provenance.parameters(run.config)
-  return np.nan if size is None else flops * size
+  return np.nan if run.size is None else flops * run.size
 
 
 def _row(section, grid, level, first):
   matching = section['matching']
   runs, steps = grid.taken, _steps(matching, grid.taken, level)
-  theirs = first.taken, _steps(matching, first.taken, level)
+  theirs = ([], []) if first is None else (
+      first.taken, _steps(matching, first.taken, level))
   spend = _quantities(matching, runs, steps)
-  goal = level if level is not None else float(np.mean(
-      _quantities(matching, *theirs)))
+  goal = level if level is not None else np.nan if first is None else float(
+      np.mean(_quantities(matching, *theirs)))
   share = spend / goal if goal else np.where(spend == goal, 1., np.inf)
-  names = [n for n in arms.REPORTED if any(n in run.evals[step] for run, step
-                                           in zip(runs, steps, strict=True))]
+  names = [n for n in matchings.REPORTED if _rows(runs, steps, n)]
   gap = lambda before, at: {n: pairs.difference(
       _solved(runs, steps, n), _solved(before, at, n)) for n in names}
   return {
@@ -183,9 +202,10 @@ def _row(section, grid, level, first):
               section['tuned']) else [],
       'seeds': len(runs), 'steps': steps, 'quantity': float(spend.mean()),
       'ratio': float(share.mean()),
-      'matched': bool((np.abs(share - 1) <= section['tolerance'] + 1e-9).all()),
-      **{n: _split(runs, steps, n) for n in arms.REPORTED},
-      'over': gap(*theirs) if grid.arm != first.arm else {},
+      'matched': None if level is None and first is None else bool(
+          (np.abs(share - 1) <= section['tolerance'] + 1e-9).all()),
+      **{n: _split(runs, steps, n) for n in matchings.REPORTED},
+      'over': gap(*theirs) if grid.arm != section['arms'][0] and first else {},
       'gain': gap(runs, [min(run.evals) for run in runs]),
       'kl': _kl(runs, steps)}
 
@@ -226,9 +246,11 @@ def _line(over, grid):
   """{arm, points: [{x, step, id, ood}], seeds: a list of points for each}."""
   common = sorted(set.intersection(*(set(run.evals) for run in grid.taken)))
   def points(runs):
-    return [{'x': float(np.mean([_quantity(over, run, s) for run in runs])),
-             'step': s, **{n: _split(runs, [s] * len(runs), n)
-                           for n in arms.REPORTED}} for s in common]
+    at = {s: float(np.mean([_quantity(over, run, s) for run in runs]))
+          for s in common}
+    return [{'x': x, 'step': s, **{n: _split(runs, [s] * len(runs), n)
+                                   for n in matchings.REPORTED}}
+            for s, x in at.items() if np.isfinite(x)]
   return {'arm': grid.arm, 'points': points(grid.taken),
           'seeds': [points([run]) for run in grid.taken] if (
               len(grid.taken) > 1) else []}

@@ -163,7 +163,7 @@ function panel(F) {
 
 function controlled(F) {  // one line and one row for each arm
   const COLOURS = ['var(--c1)', 'var(--c2)', 'var(--c3)', 'var(--c4)', 'var(--c5)', 'var(--ink)', 'var(--grey)'], hidden = new Set(), boxes = [];
-  const colour = arm => COLOURS[F.lines.findIndex(l => l.arm === arm) % COLOURS.length], first = F.rows.length ? F.rows[0].arm : '';
+  const colour = arm => COLOURS[F.lines.findIndex(l => l.arm === arm) % COLOURS.length], first = F.arms[0];
   const panel = name => {
     const box = chart(width => {
       const f = frame(width, 300, {}), shown = F.lines.map(l => ({arm: l.arm, seeds: l.seeds, points: l.points.filter(p => p[name])}));
@@ -185,7 +185,7 @@ function controlled(F) {  // one line and one row for each arm
   const names = ['id', 'ood'].filter(n => F.lines.some(l => l.points.some(p => p[n])));
   const kl = k => k === null ? '–' : k.low === null ? short(k.mean) : `${short(k.mean)} [${short(k.low)}, ${short(k.high)}]`;
   const head = ['arm', ...(F.tuned ? [F.tuned] : []), 'seeds', 'at step', F.unit, 'share', ...names.flatMap(n => [NAME[n], `${NAME[n]} over ${first}`, `${NAME[n]} gained`]), 'KL to the base'];
-  const rows = F.rows.map(r => [r.arm, ...(F.tuned ? [short(r.chosen)] : []), r.seeds, unique(r.steps).join(', '), short(r.quantity), `${short(r.ratio)}${r.matched ? '' : ' not matched'}`, ...names.flatMap(n => [rated(r[n]), r.arm === first ? '–' : change(r.over[n]), change(r.gain[n])]), kl(r.kl)]);
+  const rows = F.rows.map(r => [r.arm, ...(F.tuned ? [short(r.chosen)] : []), r.seeds, unique(r.steps).join(', '), short(r.quantity), `${short(r.ratio)}${r.matched === false ? ' not matched' : ''}`, ...names.flatMap(n => [rated(r[n]), r.arm === first ? '–' : change(r.over[n]), change(r.gain[n])]), kl(r.kl)]);
   const tries = F.tuned ? [el('h4', {style: {'margin-top': '14px'}}, `What ${F.tuned} was chosen by: success on ${F.chosen_by}`), ...scroller(listing(['arm', F.tuned, 'success', ''], F.rows.flatMap(r => r.grid.map(g => [r.arm, short(g.value), rated(g.success), g.value === r.chosen ? 'chosen' : '']))))] : [];
   return [...(F.missing.length ? [el('p', {class: 'absence'}, `Not finished: ${F.missing.join(', ')}.`)] : []), ...(F.lines.length ? [legend(F.lines.map(l => ({key: l.arm, label: l.arm, colour: colour(l.arm), shape: 'circle', line: true})), hidden, () => boxes.forEach(b => b.redo())),
     el('div', {class: 'panels'}, names.map(panel)), ...scroller(listing(head, rows)), ...tries] : [])];

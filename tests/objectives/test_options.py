@@ -63,6 +63,9 @@ def told(module, kind, **options):
 
 @pytest.mark.parametrize('name, kind, keyword', CASES)
 def test_every_keyword_changes_something(name, kind, keyword):
+  assert keyword in OTHER, (
+      f'{kind}() of {name} takes {keyword}, of which no other value is known: '
+      'add one to OTHER, and to ACTIVE what has to be set for it to matter')
   module = parts.load('objectives', name)
   default = inspect.signature(
       getattr(module, kind)).parameters[keyword].default
@@ -85,3 +88,5 @@ def test_a_dead_option_is_seen(monkeypatch):
       raising=False)
   with pytest.raises(AssertionError, match='clip is a dead option'):
     test_every_keyword_changes_something('sft', 'loss', 'clip')
+  with pytest.raises(AssertionError, match='sft takes strength, of which no o'):
+    test_every_keyword_changes_something('sft', 'loss', 'strength')

@@ -174,6 +174,64 @@ def test_nothing_is_chosen_of_a_grid_that_is_not_finished(tmp_path):
   assert content['controlled']['missing'] == ['rloo']
 
 
+def unfinished(path, name):
+  stages = json.loads((path / 'stages.json').read_text())
+  for stage in stages:
+    stage['finished'] &= stage['name'] != name
+  conftest.write_json(path / 'stages.json', stages)
+  return path
+
+
+def test_nothing_is_over_a_control_that_is_not_finished(tmp_path):
+  path = unfinished(write(tmp_path, plain(), arms=[
+      'grpo', 'rloo', 'ppo']), 'grpo_1')
+  got = found(path)
+  assert got['missing'] == ['grpo', 'ppo']
+  [rloo] = got['rows']
+  assert rloo['over'] == {} and rloo['matched'] is None
+  assert np.isnan(rloo['ratio']) and rloo['gain']['id']['mean'] > 0
+  report.write(path)
+
+
+def test_a_step_without_the_level_is_not_where_runs_are_compared(tmp_path):
+  path = write(tmp_path, plain(), matching='kl')
+  log = path / 'grpo_0' / 'evals.jsonl'
+  rows = [json.loads(line) for line in log.read_text().splitlines()]
+  del rows[0]['kl_to_base']  # at step 0, where others have it
+  conftest.write_lines(log, rows)
+  got = found(path)
+  assert got['level'] == .02
+  assert [r['steps'] for r in got['rows']] == [[8, 8], [8, 8]]
+  for row in rows:
+    row.pop('kl_to_base', None)
+  conftest.write_lines(log, rows)
+  got = found(path)
+  assert np.isnan(got['level']) and not any(r['matched'] for r in got['rows'])
+  report.write(path)
+
+
+def test_a_tuned_field_may_be_of_several_values(tmp_path):
+  path = write(tmp_path, tuned({1e-3: .7, 1e-4: .6}), tuned='optimizer.betas',
+               chosen_by='tune')
+  config = json.loads((path / 'config.json').read_text())
+  for stage in config['stages'].values():
+    rate = stage['config']['optimizer']['learning_rate']
+    stage['config']['optimizer']['betas'] = [.9, 1 - rate]
+  conftest.write_json(path / 'config.json', config)
+  assert found(path)['rows'][0]['chosen'] == (.9, 1 - 1e-3)
+  report.write(path)
+
+
+def test_what_was_not_logged_has_no_point_in_the_figure(tmp_path):
+  path = write(tmp_path, plain(), matching='tokens')
+  log = path / 'rloo_1' / 'metrics.jsonl'
+  log.write_text('{"loss": 1}\n' + ''.join(
+      log.read_text().splitlines(keepends=True)[:4]))
+  _, content = read(report.write(path))
+  assert [[p['x'] for p in line['points']] for line in
+          content['controlled']['lines']] == [[0, 400, 800], [0, 400]]
+
+
 def test_one_seed_has_no_interval_of_its_kl(tmp_path):
   got = found(write(tmp_path, [s for s in plain() if s[2] == 0]))
   assert got['rows'][0]['kl'] | {'mean': 0} == dict(

@@ -152,4 +152,5 @@ def rollout(batch: Batches) -> Rollout:
       turn_ids=jnp.where(mask, 0, -1), rewards=batch.rewards,
       prompt_ids=batch.prompt_ids, log_probs=batch.log_probs,
       ref_log_probs=batch.ref_log_probs, values=batch.values,
-      weights=mask.astype(jnp.float32))
+      weights=mask.astype(jnp.float32), sampler_log_probs=batch.log_probs,
+      truncated=jnp.zeros(len(mask), bool))
