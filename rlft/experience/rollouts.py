@@ -85,7 +85,8 @@ def source(
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
   batch = prompts * group
-  at_once = min(sample_rows or batch, batch)
+  at_once = min(
+      sharding.split(sample_rows, 'experience.sample_rows') or batch, batch)
   play = player(
       env, tokenizer, episodes.completer(
           model, pad=tokenizer.pad, stops=tokenizer.stops, rows=at_once,
@@ -281,8 +282,7 @@ def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:
         'no row of a rollout enters the loss: what they are is not in '
         'experience.learn_from, or all were cut (mask_truncated); '
         f'{rollout.truncated.mean():.0%} met no stop in max_new_tokens')
-  log_p = np.asarray(rollout.log_probs)
-  ref = np.asarray(rollout.ref_log_probs)
+  log_p, ref = map(np.asarray, (rollout.log_probs, rollout.ref_log_probs))
   gap = np.abs(log_p - rollout.sampler_log_probs)[wrote]
   gains = np.asarray(experience.advantages)[mask]
   counts, _ = np.histogram(np.clip(
