@@ -70,12 +70,14 @@ def schedule(**given):
 
 def halts(**given):
   """Which of some steps end a run."""
-  unlimited = dict(skipped=0, max_kl=0.0, max_ratio=0.0, min_entropy=0.0)
+  unlimited = dict.fromkeys(options.keywords(alarms.look, ('step',)), 0)
   found = []
-  for seen in (dict(skipped=1.0), dict(kl=0.5), dict(ratio_max=9.0),
-               dict(entropy=0.01)):
+  for seen, data in (
+      (dict(skipped=1.0), {}), (dict(kl=0.5), {}), (dict(ratio_max=9.0), {}),
+      (dict(entropy=0.01), {}), ({}, dict(zero_spread=0.9)),
+      ({}, dict(empty=0.8)), ({}, dict(truncated=0.7))):
     try:
-      found.append(alarms.look(seen, {}, 4, step=9, **unlimited | given))
+      found.append(alarms.look(seen, data, 4, step=9, **unlimited | given))
     except alarms.Halt:
       found.append('halt')
   return found
@@ -132,7 +134,8 @@ PARTS = [
             spike_sigmas=Beside(3.0, dict(spike_window=8)),
             spike_window=Beside(16, dict(spike_sigmas=3.0, spike_window=8)))),
     options.Part('limits', options.keywords(alarms.look, ('step',)), halts,
-                 dict(skipped=5, max_kl=0.4, max_ratio=8.0, min_entropy=0.1)),
+                 dict(skipped=5, max_kl=0.4, max_ratio=8.0, min_entropy=0.1,
+                      max_zero_spread=0.8, max_empty=0.7, max_truncated=0.6)),
     options.Part('passes', options.keywords(
         steps.minibatch_epochs, (*GIVEN, 'microbatches')), minibatched,
                  dict(epochs=2, minibatches=4)),
