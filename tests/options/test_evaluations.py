@@ -12,7 +12,7 @@ OTHER = dict(
     env=tiny.game(split='train'), n=5, seed=1, tries=2,
     independent=Beside(2, SAMPLED), temperature=1.0, max_new_tokens=3,
     decoding=Beside((('name', 'truncated'), ('top_k', 2)), SAMPLED), nll=True,
-    kl=3, keep=2, steps=(4,))
+    kl=3, kl_fixed=3, entropy=3, keep=2, steps=(4,))
 
 
 def told(**given):
@@ -20,7 +20,7 @@ def told(**given):
   made = evaluate.make('id', tiny.model(), tiny.words(), **BASE | given,
                        base_params=tiny.initialised())
   row, samples = made.run(params)
-  del row['completions_per_second']
+  del row['completions_per_second'], row['seconds']
   return row, samples, sorted(made.steps)
 
 

@@ -70,7 +70,8 @@ def schedule(**given):
 
 def halts(**given):
   """Which of some steps end a run."""
-  unlimited = dict.fromkeys(options.keywords(alarms.look, ('step',)), 0)
+  unlimited = dict.fromkeys(
+      options.keywords(alarms.look, ('step',)), 0.0) | dict(skipped=0)
   found = []
   for seen, data in (
       (dict(skipped=1.0), {}), (dict(kl=0.5), {}), (dict(ratio_max=9.0), {}),
