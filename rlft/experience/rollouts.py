@@ -20,11 +20,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from rlft import episodes, ledger, outcomes, policy
+from rlft import episodes, health, ledger, outcomes, policy
 from rlft import verifiers as processes
 from rlft.adapters import lora
 from rlft.envs import Environment
-from rlft.experience import health
 from rlft.experience.demonstrations import generator
 from rlft.ops import alarms, masked, sharding, spans
 from rlft.rewards import kl as kl_reward
