@@ -74,7 +74,7 @@ def source(
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
 
-  With `kl_target`, in nats per completion, `advantages.kl_reward_coef` is only
+  With `kl_target`, in nats per episode, `advantages.kl_reward_coef` is only
   where the coefficient of the KL in the reward begins: it follows the KL of the
   rollouts (`rewards/kl.py:adapted`), and is the state of this source.
   """
