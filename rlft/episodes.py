@@ -170,6 +170,7 @@ def play(
         for i, tokens, log_p in zip(part, new, scores, strict=True):
           _write(episodes[i], tokens, log_p, tokenizer, turn)
           begun.append(judge.begin(episodes[i].task, episodes[i].completions))
+          pulse.beat()  # a verifier may take its time
         clock.lap('reward')
       replies = judge.ended(begun)
     for i, reply in zip(active, replies, strict=True):

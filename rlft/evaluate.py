@@ -1,6 +1,5 @@
 """Success on fixed tasks, with intervals, failures by kind and distances."""
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -124,7 +123,7 @@ def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
   counts = Counter(
       outcomes.named(e.turns[-1]) for e in first)
   low, high = intervals.wilson(int(any_win.sum()), any_win.size)
-  right = [e.turns[0].parts.get('number_field', math.nan) for e in first]
+  right = [e.turns[0].parts.get('number_field') for e in first]
   # Several independent samples: which of them solved what, for pass@k.
   each = {'wins': [np.packbits(w).tobytes().hex() for w in wins]} if (
       len(wins) > 1) else {}
@@ -134,7 +133,7 @@ def summarise(played: Sequence[Sequence[episodes.Episode]]) -> dict:
       'low': low, 'high': high,
       'outcomes': {
           k: v / len(first) for k, v in sorted(counts.items())},
-      'number_field': float(np.mean(right)),
+      'number_field': None if None in right else float(np.mean(right)),
       'solved': np.packbits(any_win).tobytes().hex(), **each,
   }
 

@@ -46,10 +46,19 @@ def _tree(value: Any) -> Any:
 def _name(of: Callable) -> list[str]:
   """Module and name of what can be imported by them."""
   name = [getattr(of, '__module__', None), getattr(of, '__qualname__', None)]
-  if None in name or '<' in name[1]:
+  if None in name or '<' in name[1] or not _finds(name, of):
     raise ValueError(f'{of!r:.80} cannot be imported by its name, so that no '
                      'other process finds it: define it in a module')
   return name
+
+
+def _finds(name: list[str], of: Callable) -> bool:
+  """Whether another process would; a method, say, is found without its self.
+  """
+  try:
+    return name[0] != '__main__' and parts.at(*name) is of
+  except (ImportError, AttributeError):
+    return False
 
 
 def _value(tree: Any) -> Any:

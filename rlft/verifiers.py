@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlft import parts, spelled
+from rlft import parts, pulse, spelled
 from rlft.ops import dealing
 from rlft.types import Task, Turn
 
@@ -117,7 +117,10 @@ class Pool:
 
   def ended(self, begun: Sequence[futures.Future]) -> list[Turn]:
     """The turns, in order; what failed in any process has failed in all."""
-    replies = [future.result() for future in begun]
+    replies = []
+    for future in begun:
+      replies.append(future.result())
+      pulse.beat()  # many that are late, one after the other, are no stall
     for turn, why in replies:
       name = next(iter(turn.parts))
       if why and name not in self._told:

@@ -1,6 +1,7 @@
 """Success, its interval and its failures, on policies that are known."""
 import functools
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,16 @@ def test_without_an_answer_there_is_no_majority():
   assert (first['mean'], last['mean']) == (0.25, 0.5)
   assert 0 <= first['low'] < first['mean'] < first['high'] <= 1
 
+
+
+def test_what_an_environment_does_not_tell_is_null():
+  """No NaN, which is no JSON: of exercises nothing is stated beside."""
+  world = envs.bind('point_skills', skill='translate')
+  task = world.sample(np.random.default_rng(0))
+  turn = world.respond(task, [world.demonstrate(task)])
+  played = episode()._replace(turns=[turn])
+  row = json.loads(json.dumps(evaluate.summarise([[played]]), allow_nan=False))
+  assert row['number_field'] is None and row['success'] == 1
 
 
 def episode(*outcomes):

@@ -18,7 +18,7 @@ LAYERS = (
     ('weights', 'checkpoints', 'hf'),
     ('training', 'experience'),
     ('objectives',),
-    ('policy', 'episodes', 'outcomes', 'verifiers',
+    ('policy', 'episodes', 'outcomes', 'health', 'verifiers',
      'worker', 'spelled'),
     ('models', 'adapters', 'envs', 'rewards', 'curricula', 'decoding',
      'optimizers', 'transforms'),

@@ -10,6 +10,14 @@ from rlft.envs import general_points
 from rlft.types import Task
 from tests import misjudging
 
+
+class Judge:
+  """Of whose method another process would find the function, without it."""
+
+  def respond(self, task, completions):
+    return self, task, completions
+
+
 HAND = general_points.Hand((1, 12), (1, 10), 24, (10, 10, 10), 'compact')
 
 
@@ -41,7 +49,8 @@ def test_it_is_json():
 @pytest.mark.parametrize('value, said', [
     (np.int64(3), 'is a int64'), ({1: 2}, 'is a dict'), ({1, 2}, 'is a set'),
     (b'x', 'is a bytes'), (lambda task: task, 'define it in a module'),
-    (functools.partial(lambda task: task, 1), 'define it in a module')])
+    (functools.partial(lambda task: task, 1), 'define it in a module'),
+    (Judge().respond, 'define it in a module')])
 def test_anything_else_is_refused_by_its_name(value, said):
   with pytest.raises(ValueError, match=said) as caught:
     spelled.write(['before', value])

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from rlft import verifiers
+from rlft import episodes, pulse, verifiers
 from rlft.ops import dealing
 from rlft.types import Task, Turn
-from tests import misjudging
+from tests import misjudging, tiny
 
 PAID = functools.partial(misjudging.respond, reward=2.0)
 
@@ -169,3 +170,28 @@ def test_only_functions_of_modules_can_be_sent():
 def test_a_process_that_cannot_begin_says_why():
   with pytest.raises(ChildProcessError, match=r'not start: .*JSONDecode'):
     verifiers.start(b'no program')
+
+
+def test_work_that_goes_on_is_heard(pool):
+  """Of a thousand late verifiers no watchdog thinks that nothing is done."""
+  beats, one = [], pool(workers=1)
+  begun = [one.begin(Task('t', None), ['done']) for _ in range(3)]
+  with pulse.listening(lambda: beats.append(sum(f.done() for f in begun))):
+    one.ended(begun)
+  assert len(beats) == 3 and beats[0] >= 1 and beats[-1] == 3
+
+
+def test_work_that_goes_on_here_is_heard():
+  """Each of three verifiers, judging at once, as of three that are slow."""
+  words, judged, beats = tiny.words(), [], []
+
+  def respond(task, completions):
+    judged.append(task)
+    return Turn('', 0.0, True, {'wrong': 0.0})
+
+  complete = lambda params, contexts, keys: (
+      [[words.end]] * 3, [episodes.Scores([0.0], [0.0])] * 3)
+  with pulse.listening(lambda: beats.append(len(judged))):
+    episodes.play(respond, [Task('24', None)] * 3, complete, {}, words,
+                  jax.random.key(0))
+  assert beats == [1, 2, 3]

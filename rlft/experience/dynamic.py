@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Key
 
 from rlft.envs import Environment
@@ -65,8 +66,9 @@ def filled(
   if not telling:
     raise alarms.Halt(
         f'none of the {drawn} groups of {attempt + 1} batches has unequal '
-        'rewards: the tasks are too easy or too hard; take others, or a larger '
-        'experience.group, temperature or max_batches')
+        'rewards: the tasks are too easy or too hard, or too few rows may '
+        f'enter the loss ({np.mean([enters(e) for e in played]):.0%} do); take '
+        'other tasks, or a larger experience.group, temperature or max_batches')
   full = min(len(telling), len(groups))
   return rollouts.Drawn((telling + dull)[:len(groups)], full, played, {
       'batches_drawn': attempt + 1, 'groups_drawn': drawn,

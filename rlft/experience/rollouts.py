@@ -20,11 +20,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from rlft import episodes, ledger, outcomes, policy
+from rlft import episodes, health, ledger, outcomes, policy
 from rlft import verifiers as processes
 from rlft.adapters import lora
 from rlft.envs import Environment
-from rlft.experience import health
 from rlft.experience.demonstrations import generator
 from rlft.ops import alarms, masked, sharding, spans
 from rlft.rewards import kl as kl_reward
@@ -75,7 +74,7 @@ def source(
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
 
-  With `kl_target`, in nats per completion, `advantages.kl_reward_coef` is only
+  With `kl_target`, in nats per episode, `advantages.kl_reward_coef` is only
   where the coefficient of the KL in the reward begins: it follows the KL of the
   rollouts (`rewards/kl.py:adapted`), and is the state of this source.
   """
@@ -85,7 +84,8 @@ def source(
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
   batch = prompts * group
-  at_once = min(sample_rows or batch, batch)
+  at_once = min(
+      sharding.split(sample_rows, 'experience.sample_rows') or batch, batch)
   play = player(
       env, tokenizer, episodes.completer(
           model, pad=tokenizer.pad, stops=tokenizer.stops, rows=at_once,
@@ -281,8 +281,7 @@ def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:
         'no row of a rollout enters the loss: what they are is not in '
         'experience.learn_from, or all were cut (mask_truncated); '
         f'{rollout.truncated.mean():.0%} met no stop in max_new_tokens')
-  log_p = np.asarray(rollout.log_probs)
-  ref = np.asarray(rollout.ref_log_probs)
+  log_p, ref = map(np.asarray, (rollout.log_probs, rollout.ref_log_probs))
   gap = np.abs(log_p - rollout.sampler_log_probs)[wrote]
   gains = np.asarray(experience.advantages)[mask]
   counts, _ = np.histogram(np.clip(

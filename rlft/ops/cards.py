@@ -52,7 +52,7 @@ def check_rules(
   if not isinstance(held_out, float | int) or not 0 <= held_out <= 1:
     raise ValueError(f'held_out is a share between 0 and 1, not {held_out}')
   if not isinstance(validation, float | int) or not (
-      0 <= validation <= 1 - held_out):
+      validation >= 0 and held_out + validation <= 1):
     raise ValueError('validation is a share of what held_out leaves, '
                      f'{1 - held_out:g}, not {validation}')
 

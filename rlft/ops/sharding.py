@@ -249,14 +249,24 @@ def rows(tree: PyTree, what: str = '') -> PyTree:
   count = size()
   if count == 1:
     return tree
-  sizes = {x.shape[0] for x in jax.tree.leaves(tree)}
-  if any(n % count for n in sizes):
+  odd = [x.shape[0] for x in jax.tree.leaves(tree) if x.shape[0] % count]
+  if odd:
     if what:
-      raise ValueError(
-          f'{min(sizes)} rows of {what} do not split over {count} devices: '
-          f'take a multiple of {count}, or set mesh.data')
+      split(min(odd), what)
     return tree
   return jax.tree.map(lambda x: named(x, 'rows', *[None] * (x.ndim - 1)), tree)
+
+
+def split(count: int, what: str) -> int:
+  """`count`, if so many rows of `what` split over the devices.
+
+  Else ValueError: each device would compute with all of them.
+  """
+  if count % size():
+    raise ValueError(
+        f'{count} rows of {what} do not split over {size()} devices: '
+        f'take a multiple of {size()}, or set mesh.data')
+  return count
 
 
 def named(x: jax.Array, *names: str | None) -> jax.Array:

@@ -28,7 +28,7 @@ def adapted(
   """The next coefficient (arXiv 1909.08593, section 2.2).
 
   coef * (1 + e * rows / horizon), e = measured / target - 1 within +-0.2.
-  `measured` and `target` are the KL of a whole completion, in nats; after
+  `measured` and `target` are the KL of a whole row, in nats; after
   `horizon` rows that are far beyond the target it costs 1.2 times as much.
   """
   error = min(max(measured / target - 1, -0.2), 0.2)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from rlft.ops import sharding, trees
 from rlft.training import spikes
@@ -21,11 +21,13 @@ def stream(key: jax.Array, name: str, counter: jax.Array | int) -> jax.Array:
 def descend(
     state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
     tx: optax.GradientTransformation, microbatches: int = 1,
+    counts: Bool[Array, ''] | None = None,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step; does not count as a step of the loop.
 
   What is frozen has neither gradient nor moments. With a loss or gradient that
-  is not finite nothing is changed, and the metric `skipped` is 1. Gradients of
+  is not finite nothing is changed, and the metric `skipped` is 1; nor is it
+  unless the batch `counts`, where that is said. Gradients of
   `microbatches` parts of the batch are made one after the other and added up,
   each by its weight in the loss: the gradient of the whole (`accumulated`).
   """
@@ -45,8 +47,9 @@ def descend(
   sound = jnp.isfinite(value) & jnp.isfinite(norm)
   changes, opt_state = optax.with_extra_args_support(tx).update(
       grads, state.opt_state, trained, value=value)
+  taken = sound if counts is None else sound & counts
   moved, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(sound, new, old),
+      lambda new, old: jnp.where(taken, new, old),
       (optax.apply_updates(trained, changes), opt_state),
       (trained, state.opt_state))
   moved, opt_state = sharding.parameters(moved), sharding.parameters(opt_state)
@@ -126,7 +129,8 @@ def minibatch_epochs(
   """Several epochs over one rollout in shuffled minibatches: PPO.
 
   Metrics are means over the optimizer steps; `first_*` are those of the first
-  one, where an on-policy ratio is exactly 1.
+  one, where an on-policy ratio is exactly 1. A minibatch in which no token
+  counts makes no step: neither moments nor decay move what is trained.
   """
   rows = data.tokens.shape[0]
   if rows % minibatches:
@@ -138,13 +142,17 @@ def minibatch_epochs(
     order = jax.random.permutation(jax.random.fold_in(key, n), rows)
     parts = jax.tree.map(
         lambda x: x[order].reshape(minibatches, -1, *x.shape[1:]), data)
-    return jax.lax.scan(
+    counts = jnp.any(parts.mask, axis=(1, 2))
+    state, metrics = jax.lax.scan(
         lambda s, part: descend(
-            s, part, forward=forward, loss=loss, tx=tx,
-            microbatches=microbatches), state, parts)
+            s, part[0], forward=forward, loss=loss, tx=tx,
+            microbatches=microbatches, counts=part[1]), state, (parts, counts))
+    return state, (metrics, counts)
 
-  state, metrics = jax.lax.scan(epoch, state, jnp.arange(epochs))
-  first = {f'first_{k}': v[0, 0] for k, v in metrics.items()
+  state, (metrics, counts) = jax.lax.scan(epoch, state, jnp.arange(epochs))
+  at = jnp.argmax(counts[0])
+  first = {f'first_{k}': v[0, at] for k, v in metrics.items()
            if k in ('ratio_max', 'approx_kl', 'kl')}
-  metrics = {k: jnp.mean(v) for k, v in metrics.items()} | first
+  counts |= ~jnp.any(counts)  # of nothing all metrics are 0
+  metrics = {k: jnp.mean(v, where=counts) for k, v in metrics.items()} | first
   return state._replace(step=state.step + 1), metrics

@@ -330,6 +330,13 @@ def test_rules_that_make_no_sense_are_refused_in_one_line(rules, message):
   assert '\n' not in str(refused.value)
 
 
+def test_shares_that_add_up_to_one_are_taken():
+  """Of which 1 - 0.9 and 1 - 0.8 are a little less than the rest."""
+  for held_out in (0.7, 0.8, 0.9):
+    general_points.check(
+        held_out=held_out, validation=round(1 - held_out, 1))
+
+
 @pytest.mark.parametrize('cards', [2, 3, 5])
 def test_other_sizes_of_hands(cards):
   rng = np.random.default_rng(cards)

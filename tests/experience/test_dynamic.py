@@ -76,6 +76,13 @@ def test_nothing_to_tell_ends_the_run():
   assert len(keys) == 2
 
 
+def test_rows_that_may_not_enter_are_named_where_nothing_is_left():
+  """Unequal rewards, but the rows that were paid do not enter."""
+  play, _ = scripted([TELLS] * 2)
+  with pytest.raises(alarms.Halt, match=r'too few rows may enter .*50% do'):
+    filled(play, lambda e: e.turns[-1].reward == 0, max_batches=1)
+
+
 def test_rows_that_may_not_enter_tell_nothing():
   group = [episode(1.0), episode(0.0), episode(1.0)]
   assert dynamic.teaches(group, lambda e: True)

@@ -12,6 +12,7 @@ from rlft.adapters import value_head
 from rlft.decoding import truncated
 from rlft.experience import rollouts
 from rlft.objectives import grpo, ppo, rloo
+from rlft.ops import sharding
 from rlft.types import Task
 from tests import tiny
 
@@ -218,6 +219,13 @@ def test_a_row_that_is_too_short_is_refused():
 def test_a_temperature_of_zero_explores_nothing():
   with pytest.raises(ValueError, match='temperature 0'):
     source(temperature=0.0)
+
+
+def test_rows_that_every_device_would_sample_are_refused():
+  with sharding.over(sharding.of(jax.devices()[:4], data=4, fsdp=1, tensor=1)):
+    source(sample_rows=4)
+    with pytest.raises(ValueError, match=r'6 rows of experience\.sample_r'):
+      source(sample_rows=6)
 
 
 def test_under_a_rule_the_trainer_keeps_the_full_softmax():

@@ -12,7 +12,7 @@ import time
 
 PLACES = {
     'update': ('rlft.ops.alarms', 'look'),  # it is on its way by then
-    'rollout': ('rlft.episodes', '_answer'),
+    'rollout': ('rlft.episodes', '_write'),
     'evaluation': ('rlft.evaluate', 'record'),
     'save': ('rlft.training.checkpoint', 'save'),
     'room': ('rlft.training.store', 'room'),

@@ -117,3 +117,14 @@ def test_an_axis_that_is_no_product_of_a_networks_sides():
     laid = sharding._along(chips, sizes)
     assert laid.shape == sizes
     assert sorted(chip.id for chip in laid.flat) == list(range(64))
+
+
+def test_rows_that_do_not_split_are_refused_by_their_number():
+  assert sharding.split(6, 'a sample') == 6  # there is one device
+  with sharding.over(sharding.of(jax.devices()[:4], data=4, fsdp=1, tensor=1)):
+    assert [sharding.split(n, 'a sample') for n in (0, 8)] == [0, 8]
+    with pytest.raises(ValueError, match='6 rows of a sample do not split ove'):
+      sharding.split(6, 'a sample')
+    with pytest.raises(ValueError, match='6 rows of a batch do not'):
+      jax.eval_shape(lambda x: sharding.rows(x, 'a batch'), (
+          np.zeros(4), np.zeros(6)))

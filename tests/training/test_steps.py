@@ -22,6 +22,10 @@ class Rows(NamedTuple):
   """Just enough of a batch: every row holds its own number."""
   tokens: Int[Array, 'B T']
 
+  @property
+  def mask(self):
+    return self.tokens >= 0
+
 
 DATA = Rows(jnp.arange(ROWS)[:, None])
 
@@ -131,6 +135,32 @@ def test_metrics_are_means_and_first_ones_are_of_the_first_minibatch():
   assert metrics['ratio_max'] == sum(range(ROWS)) / MINIBATCHES
   assert metrics['first_ratio_max'] == np.flatnonzero(when == 1).sum()
   assert 'first_loss' not in metrics
+
+
+def test_a_minibatch_of_which_nothing_counts_is_no_step():
+  """Neither momentum nor decay moves anything, and no mean holds its zeros.
+
+  As if there had been only the others, the first of which may come late.
+  """
+  def update(tokens, minibatches):
+    tx = optax.adamw(0.1, weight_decay=0.1)
+    loss = lambda w, batch: (jnp.sum(jnp.where(batch.mask, w, 0.0)), {
+        'ratio_max': jnp.max(batch.tokens + 1.0)})
+    return steps.minibatch_epochs(
+        state_of({'w': jnp.asarray(3.0)}, tx), Rows(jnp.array(tokens)), tx=tx,
+        loss=loss, forward=lambda params, tokens: params['w'], epochs=2,
+        minibatches=minibatches)
+
+  alone, want = update([[1], [1]], 2)
+  for tokens in ([[1], [-1], [-1], [1]], [[-1], [-1], [1], [1]]):
+    state, metrics = update(tokens, 4)
+    jax.tree.map(np.testing.assert_array_equal,
+                 (state.params, state.opt_state),
+                 (alone.params, alone.opt_state))
+    jax.tree.map(np.testing.assert_allclose, metrics, want)
+    assert metrics['ratio_max'] == metrics['first_ratio_max'] == 2
+  none, metrics = update([[-1]] * 4, 4)
+  assert none.params['w'] == 3 and metrics['ratio_max'] == 0
 
 
 def test_rows_that_do_not_split_are_refused():

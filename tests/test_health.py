@@ -3,8 +3,7 @@ import math
 
 import pytest
 
-from rlft import episodes
-from rlft.experience import health
+from rlft import episodes, health
 from rlft.types import Task, Turn
 
 STOP, WORD = 2, 9
