@@ -128,7 +128,8 @@ def minibatch_epochs(
 ) -> tuple[TrainState, Metrics]:
   """Several epochs over one rollout in shuffled minibatches: PPO.
 
-  Metrics are means over the optimizer steps; `first_*` are those of the first
+  Metrics are means over the optimizer steps, but what ends in `_max` is the
+  largest of them; `first_*` are those of the first
   one, where an on-policy ratio is exactly 1. A minibatch in which no token
   counts makes no step: neither moments nor decay move what is trained.
   """
@@ -154,5 +155,7 @@ def minibatch_epochs(
   first = {f'first_{k}': v[0, at] for k, v in metrics.items()
            if k in ('ratio_max', 'approx_kl', 'kl')}
   counts |= ~jnp.any(counts)  # of nothing all metrics are 0
-  metrics = {k: jnp.mean(v, where=counts) for k, v in metrics.items()} | first
+  metrics = {
+      k: jnp.max(v, where=counts, initial=-jnp.inf) if k.endswith('_max')
+      else jnp.mean(v, where=counts) for k, v in metrics.items()} | first
   return state._replace(step=state.step + 1), metrics
