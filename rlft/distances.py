@@ -1,7 +1,7 @@
 """How far a policy is from an oracle and from its base, in nats.
 
   reference_nll     of the oracle's completions, a token
-  number_nll        the same, of their tokens before the formula
+  number_nll        the same, of their tokens before the formula; None: no token
   kl_to_base        exact KL(policy || base) a token, along the policy's own
                     samples at temperature 1; also per completion
   entropy           of the policy a token, along the same samples
@@ -120,7 +120,7 @@ def oracle(model: Any, text: Text, rows: int) -> Callable:
     total, count, numbers, counted = summed(functools.partial(
         score, {'policy': params['policy']}), text, rows)
     return {'reference_nll': -total / count,
-            'number_nll': -numbers / max(counted, 1)}
+            'number_nll': -numbers / counted if counted else None}
 
   return run
 

@@ -202,13 +202,15 @@ def advance(
         job, at.source_state, at.state, seen, step)
     tokens += data['tokens']
     clock.lap('rollout' if job.online else 'data', data)
-    if job.online and at.resumed and step == start:
-      startup.check(data, job.probe(at.state.params, batch),
-                    config.model.get('dtype', 'float32'), step)
     at.state, seen = job.update(at.state, batch)
     # the source's first draw would wait for it, on the rollout's account
     jax.block_until_ready(at.state.params)
     clock.lap('update')
+    if job.online and at.resumed and step == start:
+      odd = startup.wrong(
+          data, seen, config.model.get('dtype', 'float32'), step)
+      if odd:  # what a run that was never interrupted would go on with
+        progress.say(f'{run_dir}: warning: {odd}')
     at.fruitless = alarms.look(
         seen, data, at.fruitless, step=step + 1, **config.limits)
     analysed = analyse(step + 1, at.state.params, clock)
