@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SIZES = ('qwen2.5-7b', 'llama-3.2-11b-vision')
 SLICES = ('v5e:16x16', 'v5p:4x4x4', 'v6e:8x8')
 GROWTH = ('v5p:2x2x4', 'v5p:4x4x4', 'v5p:4x8x8')  # 16, 64, 256 chips
+ALIKE = ('--config.mesh.fsdp=16',)  # one layout for all of these
 PROGRAMS = {'sft': 'sft', 'ppo': 'ppo,score,sample,spectral'}
 GIB = 2**30
 HEAD = """# What published sizes take on slices of TPUs
@@ -35,24 +36,28 @@ Made by `python -m tests.bench.plans`; each row by `{command}`.
 """
 
 
-def command(size: str, kind: str, at: str, out: str = 'FILE') -> list[str]:
+def command(size: str, kind: str, at: str, out: str = 'FILE',
+            more: tuple[str, ...] = ()) -> list[str]:
   """The words that make the rows of a run."""
-  return ['plan', f'--config=configs/scale.py:{size},{kind}',
+  return ['plan', f'--config=configs/scale.py:{size},{kind}', *more,
           f'--topology={at}', f'--programs={PROGRAMS[kind]}', f'--out={out}']
 
 
-def rows(size: str, kind: str, at: str, options: dict) -> list[dict]:
+def rows(size: str, kind: str, at: str, options: dict,
+         more: tuple[str, ...] = ()) -> list[dict]:
   """Compiled, or as they were kept."""
   folder = pathlib.Path(options.get('rows', ROOT / 'docs' / 'plans'))
   folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f'{size}-{kind}-{at.replace(":", "-")}.json'
+  mark = ''.join('-' + word.split('.')[-1] for word in more)
+  path = folder / f'{size}-{kind}-{at.replace(":", "-")}{mark}.json'
   if 'kept' in options and not path.exists():
     return []
   if not path.exists():
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, '-m', 'rlft.main', *command(size, kind, at, path)],
-        cwd=ROOT, text=True, capture_output=True, check=False)
+        [sys.executable, '-m', 'rlft.main',
+         *command(size, kind, at, path, more)], cwd=ROOT, text=True,
+        capture_output=True, check=False)
     print(f'{path.name}: exit {done.returncode}, '
           f'{time.monotonic() - began:.0f} s', flush=True)
     if not path.exists():
@@ -111,13 +116,15 @@ def main(words: list[str]) -> None:
       for row in rows(size, kind, at, options)]
   growth = [
       line(SIZES[0], at, row) for at in GROWTH if wanted(SIZES[0], 'sft', at)
-      for row in rows(SIZES[0], 'sft', at, options)]
+      for row in rows(SIZES[0], 'sft', at, options, ALIKE)]
   page = HEAD.format(
       compiler=f'libtpu beside jax {jax.__version__}',
       when=time.strftime('%Y-%m-%d'), command=' '.join(
           ['rlft', *command('SIZE', 'sft', 'SLICE')[:-2], '--out=FILE']),
       shares=', '.join(f'{k} {v}' for k, v in planning.EFFICIENCY.items()))
   page += (f'\n{table(main_rows)}\n\n## From 16 to 256 chips\n\n'
+           f'Each with `{ALIKE[0]}`: parameters are cut over 16 chips, rows '
+           'over all.\n\n'
            f'{table(growth)}\n')
   out = pathlib.Path(options.get('out', ROOT / 'docs' / 'plans.md'))
   out.write_text(page)
