@@ -314,7 +314,7 @@ SHIPPED = sorted(
     if 'def get_config' in p.read_text() and 'hf:' not in str(
         door.load(str(p), {}).to_dict()))  # these: tests/test_papers.py
 SHIPPED = [*SHIPPED, *(f'configs/general_points/rl.py:{name}'
-                       for name in rl.METHODS)]
+                       for name in ('replay', *rl.METHODS))]
 LONG = ('learning.py',)  # studies of many runs
 
 
@@ -369,6 +369,8 @@ def test_one_objective_is_written_as_a_variant():
   path = 'configs/general_points/rl.py'
   with pytest.raises(ValueError, match='gspo, rloo: write one objective'):
     door.load(f'{path}:gspo,rloo', {})
+  with pytest.raises(ValueError, match='dapo has a source of its own'):
+    door.load(f'{path}:dapo,replay', {})
   for name, method in rl.METHODS.items():
     config = door.load(f'{path}:{name},smoke,tries', {})
     assert config.objective.name == name and not config.critic

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from rlft import binding, envs, parts, startup
+from rlft import binding, envs, parts, startup, train
 from rlft.adapters import value_head
 from rlft.experience import replay, rollouts
 from rlft.objectives import ppo
+from rlft.training import metrics as log
+from rlft.training import seal
 from tests import tiny
 
 GAME = envs.bind(
@@ -186,3 +188,27 @@ def test_a_config_reaches_all_of_it():
   assert made.init() == {'rollouts': 0, 'update': 0, 'kept': []}
   with pytest.raises(ValueError, match='takes no capacity; known: env, '):
     parts.bind('experience', 'make', 'replay', capacity=1)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_ends_as_one_that_is_not(tmp_path):
+  """Through a checkpoint, in which the buffer is."""
+  config = tiny.rl_config(4)
+  config.evals, config.log.every = {}, 1
+  config.experience.update(name='replay', fresh=0.5, max_staleness=2)
+
+  def run(folder, *ends):
+    for config.num_steps in ends:
+      train.run(config, tmp_path / folder)
+    rows = log.read(tmp_path / folder / 'metrics.jsonl')
+    return seal.sealed(tmp_path / folder, 4), [
+        {k: v for k, v in row.items() if 'second' not in k
+         and k != 'compilations'} for row in rows]
+
+  (whole, rows), (parts, others) = run('whole', 4), run('parts', 3, 4)
+  assert whole['fingerprints'] == parts['fingerprints']
+  assert whole['source'] == parts['source']
+  assert len(whole['source']['kept']) == 2
+  assert rows == others
+  assert [row['staleness'] > 0 for row in rows] == [False, True, True, True]
+  assert rows[1]['first_ratio_max'] > rows[0]['first_ratio_max']

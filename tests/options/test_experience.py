@@ -41,10 +41,9 @@ OTHER = {
     'mixture': dict(rows=4, length=60, skills=dict(
         one=dict(weight=1.0, env=tiny.game(faces=(11, 12, 13))))),
     'rollouts': PLAYED, 'dynamic': PLAYED | dict(max_batches=1),
-    # with it two updates sample 4, 1, 1 and 1 group
-    'replay': PLAYED | dict(fresh=1.0, max_staleness=Beside(5, dict(
-        fresh=0.25, max_staleness=3))),
+    'replay': dict(fresh=1.0, max_staleness=2),
 }
+HANDED_ON = {'replay': tuple(PLAYED)}  # as they are, to rollouts
 # a sampler is compiled for most of their keywords
 SLOW = ('rollouts', 'dynamic', 'replay')
 
@@ -108,7 +107,8 @@ def talk(folder, name):
 def part(name):
   function = parts.load('experience', name).make
   return options.Part(
-      name, options.keywords(function, (*GIVEN, *SPEED)),
+      name, options.keywords(
+          function, (*GIVEN, *SPEED, *HANDED_ON.get(name, ()))),
       functools.partial(told, name), OTHER.get(name, {}))
 
 
