@@ -8,7 +8,7 @@ corrects for all that has changed since. Its advantages (whitened with the rows
 that it was sampled with), values and reference log-probs are of that time, too.
 
 The buffer is the state of this source, so a checkpoint has it, as text: the
-arrays of up to `max_staleness` updates, compressed (some BYTES bytes for each
+arrays of up to `max_staleness` updates, compressed (some 40 bytes for each
 token that the policy wrote).
 """
 import base64
