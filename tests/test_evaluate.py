@@ -134,15 +134,15 @@ def test_a_majority_can_be_wrong_where_a_sample_is_right(scripted):
 def test_what_feedback_brings_by_hand():
   """Two tries of each of four tasks, beside four samples of each."""
   win, miss = episode('correct'), episode('format')
-  alone = [[win, miss, miss, miss], [win, miss, miss, win],
+  alone = [[win, miss, miss, miss], [win, miss, win, win],
            [miss, miss, miss, win], [miss, win, miss, win]]
   row = evaluate.over_independent(
       [miss, win, miss, win], alone, [0, 1, 2, 3], 2)
-  # of the sets of two of four: 1 - 1/6, 1 - 3/6, 0, 1 - 0/6
-  assert row['independent_success']['mean'] == pytest.approx(7 / 12)
-  assert row['over_independent']['mean'] == pytest.approx(1 / 2 - 7 / 12)
-  # the first two solve two tasks, the others two
-  assert row['over_independent_null']['mean'] == pytest.approx(1 / 2 - 2 / 4)
+  # of the sets of two of four: 1 - 1/6, 1 - 3/6, 1 - 3/6, 1 - 0/6
+  assert row['independent_success']['mean'] == pytest.approx(17 / 24)
+  assert row['over_independent']['mean'] == pytest.approx(1 / 2 - 17 / 24)
+  # the first two samples solve three tasks, the others two
+  assert row['over_independent_null']['mean'] == pytest.approx(3 / 4 - 2 / 4)
   for told in row.values():
     assert told['low'] < told['mean'] < told['high']
 
