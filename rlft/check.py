@@ -27,6 +27,7 @@ from rlft import (
 )
 from rlft import config as door
 from rlft.adapters import lora
+from rlft.ops import alarms
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -61,7 +62,7 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   decoding(config)
   for analysis in binding.build_analyses(config):
     observe.rehearse(analysis, shapes)
-  objective(config)
+  limits(config, objective(config))
   if not binding.is_online(config):
     source.next(source.init(), None, {}, jax.random.key(0))
   elif config.env:
@@ -88,13 +89,35 @@ def decoding(config: ml_collections.ConfigDict) -> None:
         'evaluation is greedy or has its own; leave it empty')
 
 
-def objective(config: ml_collections.ConfigDict) -> None:
-  """The loss on one row, and that there is a critic if it reads one."""
+def limits(config: ml_collections.ConfigDict, seen: set[str]) -> None:
+  """That what has a limit is measured; `seen` is what an update tells."""
+  has = seen & set(alarms.LIMITS.values())
+  if binding.is_online(config):
+    section = config.experience
+    has |= {'empty', 'truncated'}
+    has |= {'zero_spread'} if section.get('group', 1) > 1 else set()
+    # without processes of its own one that fails ends the run
+    has |= {'unjudged'} if section.get('verifiers') is not None else set()
+  odd = [k for k, name in alarms.LIMITS.items()
+         if config.limits.get(k) and name not in has]
+  if odd:
+    known = ['skipped', *(k for k, name in alarms.LIMITS.items()
+                          if name in has)]
+    raise ValueError(
+        f'nothing reads config.limits.{odd[0]}: this run measures no '
+        f'{alarms.LIMITS[odd[0]]}; set it to 0 (it has {", ".join(known)})')
+
+
+def objective(config: ml_collections.ConfigDict) -> set[str]:
+  """The loss on one row, and that there is a critic if it reads one.
+
+  The names of its metrics.
+  """
   name = config.objective.name
   assign = parts.bind(
       'objectives', 'advantages', name, **config.advantages.to_dict()
   ) if binding.is_online(config) else None
-  critic = rehearse(parts.bind(
+  critic, seen = rehearse(parts.bind(
       'objectives', 'loss', **config.objective.to_dict()), assign)
   if assign and compares(assign) and config.experience.get('group', 1) == 1:
     raise ValueError(
@@ -108,6 +131,7 @@ def objective(config: ml_collections.ConfigDict) -> None:
     if key.startswith('critic_') and value is not None and not critic:
       raise ValueError(f'nothing reads config.optimizer.{key}: {name} has no '
                        'critic; set it to None')
+  return seen
 
 
 def analysis(
@@ -214,10 +238,12 @@ def tell(section: Any) -> str:
       if v and k not in ('dtype', 'remat'))
 
 
-def rehearse(loss: Callable, advantages: Callable | None) -> bool:
-  """Computes a loss on one row; tells whether it reads a critic's values.
+def rehearse(
+    loss: Callable, advantages: Callable | None) -> tuple[bool, set[str]]:
+  """Computes a loss on one row: whether it reads a critic's values, and the
+  names of its metrics.
 
-  They are NaN here, which is what the loss then is.
+  Values are NaN here, which is what the loss then is.
   """
   def value():
     number, truth = jnp.zeros((1, 2)), jnp.ones((1, 2), bool)
@@ -228,9 +254,10 @@ def rehearse(loss: Callable, advantages: Callable | None) -> bool:
           tokens, truth, tokens, number, jnp.zeros(1, jnp.int32), number,
           number, unknown, number, number, jnp.zeros(1, bool)))
     return loss(
-        Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)[0]
+        Outputs(number, number, unknown, jnp.zeros((1, 2, 1))), batch)
 
-  return math.isnan(jax.jit(value)())  # one program, not one for each step
+  found, metrics = jax.jit(value)()  # one program, not one for each step
+  return math.isnan(found), set(metrics)
 
 
 def compares(advantages: Callable) -> bool:

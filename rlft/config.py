@@ -54,9 +54,9 @@ def skeleton() -> ml_collections.ConfigDict:
       checkpoint=dict(steps=(), every=0, keep=0),  # keep=0 keeps all
       log=dict(every=10),
       mesh=dict(data=-1, fsdp=1, tensor=1),  # ops/sharding.py; -1: the rest
-      # what ends a run, 0 being no limit: ops/alarms.py
-      limits=dict(skipped=5, max_kl=0.0, max_ratio=0.0, min_entropy=0.0,
-                  max_zero_spread=0.0, max_empty=0.0, max_truncated=0.0),
+      limits=dict(skipped=5) | dict.fromkeys((  # 0 is none: ops/alarms.py
+          'max_kl', 'max_ratio', 'min_entropy', 'max_zero_spread', 'max_empty',
+          'max_truncated', 'max_unjudged'), 0.0),
   ))
   return config
 
@@ -274,7 +274,7 @@ LEAST = {  # whole numbers
                      'draws', 'max_batches', 'workers'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'kl_fixed', 'entropy',
                      'mistakes', 'warmup_steps', 'horizon', 'top_k', 'rank',
-                     'skipped', 'sample_rows'), 0)}
+                     'skipped', 'sample_rows', 'max_staleness'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')  # and limits
 

@@ -74,7 +74,7 @@ class Scores(NamedTuple):
   sampling_log_probs: list[float]  # of what was drawn from: after the rule
 
 
-Completer = Callable[
+Completer = Callable[  # the first keys are of the contexts, in order
     [Any, list[list[int]], Key[Array, 'B']],
     tuple[list[list[int]], list[Scores]]]
 
@@ -165,7 +165,7 @@ def play(
       for part in _parts(active, rows):
         new, scores = complete(
             params, [episodes[i].tokens for i in part],
-            _keys(key, np.array(part), turn))
+            _keys(key, part, turn, min(rows or len(tasks), len(tasks))))
         clock.lap('rollout')
         for i, tokens, log_p in zip(part, new, scores, strict=True):
           _write(episodes[i], tokens, log_p, tokenizer, turn)
@@ -199,8 +199,13 @@ def _parts(active: list[int], rows: int) -> Iterator[list[int]]:
     yield active[at:at + (rows or len(active))]
 
 
+def _keys(key, rows, turn, size):
+  """Of these rows, and of the last one again, up to `size`: one program."""
+  return _folded(key, np.array(rows + rows[-1:] * (size - len(rows))), turn)
+
+
 @jax.jit
-def _keys(key, rows, turn):
+def _folded(key, rows, turn):
   fold = lambda row: jax.random.fold_in(jax.random.fold_in(key, row), turn)
   return jax.vmap(fold)(rows)
 

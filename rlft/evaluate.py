@@ -1,5 +1,6 @@
 """Success on fixed tasks, with intervals, failures by kind and distances."""
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from rlft import distances, envs, episodes, outcomes
+from rlft import verifiers as processes
 from rlft.ops import intervals, majority, pass_at_k
 from rlft.tokenizer import Tokenizer
 from rlft.training import disk, metrics, multihost, store
@@ -28,14 +30,19 @@ def make(
     temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
     decoding: tuple = (), nll: bool = False, kl: int = 0, kl_fixed: int = 0,
     entropy: int = 0, base_params: Any = None, keep: int = 24,
-    steps: Sequence[int] = (),
+    steps: Sequence[int] = (), against_independent: bool = False,
+    verifiers: dict[str, Any] | None = None,
 ) -> Evaluation:
   """Prepares an evaluation on `n` fixed tasks of an environment.
 
   `tries` is the number of answers per task with the verifier's feedback in
   between; `independent` the number of fresh ones without (solved if any is),
-  of which pass@k and majority@k are told, too.
+  of which pass@k and majority@k are told, too. `against_independent` also draws
+  samples without feedback, and tells how much `tries` are over as many of those
+  (`over_independent`).
   `decoding` has the name and settings of the rule that tokens are drawn under.
+  `verifiers=dict(workers=2, deadline=5.0)` judges in other processes
+  (`verifiers.py`): who fails there has solved nothing, and is an outcome.
   `nll` also scores the oracle's completions; `kl` is a number of tasks on which
   the exact KL(policy || base) and the entropy are measured along the policy's
   own samples at temperature 1, `entropy` one for the entropy alone, and
@@ -43,25 +50,18 @@ def make(
   samples are written out. With `steps`, the evaluation is made at those of a
   run's evaluated steps only.
   """
-  if kl and entropy:
-    raise ValueError(f'{name}: kl measures the entropy, too: leave entropy out')
-  if decoding and temperature == 0:
-    raise ValueError(
-        f'the decoding of {name} changes nothing at temperature 0: leave it '
-        'out, or set a temperature above 0')
+  refuse(name, n, decoding, temperature, tries, independent,
+         against_independent, dict(kl=kl, kl_fixed=kl_fixed, entropy=entropy))
   world = envs.bind(**env)
   if world.hands is None:
     raise ValueError(f'the environment of {name} has no fixed tasks')
-  if tries > 1 and independent > 1:
-    raise ValueError(f'{name}: set tries or independent above 1, not both')
-  if independent > 1 and temperature == 0:
-    raise ValueError(f'{name}: independent samples need a temperature above 0')
   tasks = world.hands(seed, n)
   problems = numbered(tasks, world.problem)
   complete = episodes.completer(
       model, pad=tokenizer.pad, stops=tokenizer.stops,
       max_new_tokens=max_new_tokens, temperature=temperature, rows=rows,
       decoding=decoding)
+  pool = processes.pool(world.respond, verifiers, (), f'evals.{name}.verifiers')
   key = jax.random.key(seed)
   measures = []
   if nll:
@@ -76,12 +76,14 @@ def make(
         model, distances.written(world, tasks[:kl_fixed], tokenizer),
         base_params, rows))
 
+  def play(params, count, tries):
+    return [episodes.play(world.respond, tasks, complete, params, tokenizer,
+                          jax.random.fold_in(key, k), tries=tries, pool=pool)
+            for k in range(count)]
+
   def run(params):
     began = time.monotonic()
-    played = [
-        episodes.play(world.respond, tasks, complete, params, tokenizer,
-                      jax.random.fold_in(key, k), tries=tries)
-        for k in range(independent)]
+    played = play(params, independent, tries)
     written = sum(len(e.turns) for group in played for e in group)
     row = {'eval': name, 'tries': tries, 'independent': independent,
            'temperature': temperature,
@@ -91,12 +93,39 @@ def make(
            'completions_per_second': written / (time.monotonic() - began)}
     if independent > 1:
       row |= repeated(played, problems, world.answer)
+    if against_independent:
+      row |= over_independent(
+          played[0], play(params, 2 * tries, 1), problems, tries)
     for measure in measures:
       row |= measure(params)
     row['seconds'] = time.monotonic() - began
     return row, [describe(name, e) for e in played[0][:keep]]
 
   return Evaluation(name, run, frozenset(steps))
+
+
+def refuse(
+    name: str, n: int, decoding: tuple, temperature: float, tries: int,
+    independent: int, against_independent: bool, distances: dict[str, int],
+) -> None:
+  """ValueError for what makes no sense; `distances`: key -> number of tasks."""
+  if distances['kl'] and distances['entropy']:
+    raise ValueError(f'{name}: kl measures the entropy, too: leave entropy out')
+  for key, count in distances.items():
+    if count > n:
+      raise ValueError(f'{key} is of {count} tasks and {name} has n={n}: set '
+                       f'{key} to {n} or fewer, or raise n')
+  if decoding and temperature == 0:
+    raise ValueError(
+        f'the decoding of {name} changes nothing at temperature 0: leave it '
+        'out, or set a temperature above 0')
+  if tries > 1 and independent > 1:
+    raise ValueError(f'{name}: set tries or independent above 1, not both')
+  if (independent > 1 or against_independent) and temperature == 0:
+    raise ValueError(f'{name}: independent samples need a temperature above 0')
+  if against_independent and tries == 1:
+    raise ValueError(f'{name}: one try is a sample without feedback: set tries '
+                     'above 1, or leave against_independent out')
 
 
 def numbered(tasks: Sequence[Task], problem: Callable | None) -> list[int]:
@@ -144,7 +173,8 @@ def describe(name: str, episode: episodes.Episode) -> dict:
   return {
       'eval': name, 'prompt': episode.task.prompt,
       'completion': episode.completions[-1],
-      'tries': len(episode.turns), 'reward': last.reward,
+      'tries': len(episode.turns),
+      'reward': last.reward if math.isfinite(last.reward) else None,
       'outcome': outcomes.named(last)}
 
 
@@ -173,6 +203,35 @@ def repeated(
     found['majority_at_k'] = [
         rated(majority.estimate(said, wins, k), k) for k in sizes]
   return found
+
+
+def over_independent(
+    played: Sequence[episodes.Episode],
+    alone: Sequence[Sequence[episodes.Episode]], problems: Sequence[int],
+    tries: int,
+) -> dict:
+  """How much more `tries` with feedback solve than as many samples without.
+
+  `alone` are twice as many samples of each task, each of one try: both halves
+  estimate what is solved without feedback, and the difference between them is
+  the same measurement where nothing is fed back (`null`). All are shares of the
+  tasks, with intervals that draw problems.
+  """
+  within = np.array([solved(e) for e in played], float)
+  wins = np.array([[solved(e) for e in group] for group in alone])
+  halves = [half.any(axis=0).astype(float) for half in (
+      wins[:tries], wins[tries:])]
+
+  def told(one, other=None):
+    values, weights = ([one], [1.0]) if other is None else (
+        [one, other], [1.0, -1.0])
+    return dict(zip(('mean', 'low', 'high'), intervals.contrast(
+        [np.stack(values)], [np.array(problems)], weights), strict=True))
+
+  likely = pass_at_k.estimate(wins)[tries - 1]
+  return {'independent_success': told(likely),
+          'over_independent': told(within, likely),
+          'over_independent_null': told(*halves)}
 
 
 def record(

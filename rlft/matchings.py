@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 
 from rlft import binding, envs, spent
+from rlft.training import optimizer
 
 MATCHING = {  # what is equal between arms where they are compared
     'updates': 'optimizer steps, at the end',
@@ -44,6 +45,18 @@ def possible(
       raise ValueError(
           f'{first} makes {counts[0]} updates and {arm} {counts[1]} (num_steps '
           '* passes.epochs * passes.minibatches): change num_steps')
+    if counts[0] != counts[1] and all(
+        ends(c['optimizer']) for c in (control, config)):
+      raise ValueError(
+          f'the learning rate of {first} falls over {counts[0]} updates and '
+          f'that of {arm} over {counts[1]}: set optimizer.horizon to the same '
+          'in both, or a schedule that does not end')
+
+
+def ends(section: Mapping[str, Any]) -> bool:
+  """Whether the learning rate falls until the run itself is over."""
+  return section.get('schedule') in optimizer.ENDING and not section.get(
+      'horizon')
 
 
 def measured(

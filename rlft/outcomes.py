@@ -64,6 +64,7 @@ def count(
       'success': kinds.count('correct') / len(kinds),
       'truncated': float(np.mean(cut)),
       **rates(kinds),
+      'unjudged': sum(map(kinds.count, FAILURES)) / len(kinds),
       'turns': float(np.mean([len(e.turns) for e in played])),
       'tokens': float(sum(len(e.tokens) for e in played)),
       'samples': float(sum(len(e.turns) for e in played)),

@@ -25,8 +25,8 @@ def tokens(rows: Sequence[Mapping[str, Any]], steps: int) -> float:
   return float(sum(logged[step] for step in range(1, steps + 1)))
 
 
-def flops_per_token(config: Mapping[str, Any]) -> tuple[int, int]:
-  """FLOPs for each parameter and token: of sampling it, and of learning it.
+def flops_per_token(config: Mapping[str, Any]) -> tuple[int, int, int]:
+  """FLOPs for each parameter and token: of sampling, scoring and learning it.
 
   2 a forward pass and 4 a backward one, of which adapters save half (no
   gradient of the weights). A rollout is sampled, scored by policy, reference
@@ -35,9 +35,9 @@ def flops_per_token(config: Mapping[str, Any]) -> tuple[int, int]:
   """
   train = 4 if config['lora']['rank'] else 6
   if not binding.is_online(config):
-    return 0, train
+    return 0, 0, train
   critic = int(config['critic'])
-  return 2, 2 * (2 + critic) + config['passes'].get('epochs', 1) * (
+  return 2, 2 * (2 + critic), config['passes'].get('epochs', 1) * (
       train + 6 * critic)
 
 
@@ -46,13 +46,18 @@ def flops(
 ) -> float:
   """FLOPs for each parameter in the first `steps` steps.
 
-  Where a source drops groups that it sampled, it says how many there were
-  (`groups_drawn`). ValueError as `tokens`.
+  Where a source learns from fewer or more groups than it sampled, it says how
+  many these were (`groups_drawn`). None is scored twice. ValueError as
+  `tokens`.
   """
   tokens(rows, steps)
   last = {row.get('step'): row for row in rows}
-  sampled, learned = flops_per_token(config)
-  kept = lambda row: config['experience']['prompts'] / row['groups_drawn'] if (
-      'groups_drawn' in row) else 1.0
-  return sum(row['tokens'] * (sampled + kept(row) * learned)
+  sampled, scored, learned = flops_per_token(config)
+
+  def per_token(row):
+    share = config['experience']['prompts'] / row['groups_drawn'] if (
+        'groups_drawn' in row) else 1.0
+    return sampled + min(share, 1.0) * scored + share * learned
+
+  return sum(row['tokens'] * per_token(row)
              for row in (last[step] for step in range(1, steps + 1)))

@@ -161,9 +161,10 @@ class Pool:
 
 
 def pool(respond: Callable, section: dict[str, Any] | None,
-         learned: Collection[str]) -> Pool | None:
-  """What `experience.verifiers` asks for; ValueError for what makes no sense,
-  as does learning from a failure that has no reward."""
+         learned: Collection[str], where: str = 'experience.verifiers'
+         ) -> Pool | None:
+  """What the section `where` asks for; ValueError for what makes no sense, as
+  does learning from a failure that has no reward."""
   failures = [name for name in FAILURES if name in learned]
   if failures and (section or {}).get('failed_reward') is None:
     raise ValueError(
@@ -171,7 +172,6 @@ def pool(respond: Callable, section: dict[str, Any] | None,
         'experience.verifiers=dict(failed_reward=...), or leave it out')
   if section is None:
     return None
-  where = 'experience.verifiers'
   with parts.named(where):
     return parts.fill(
         functools.partial(Pool, respond), where, **section)()

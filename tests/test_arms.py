@@ -276,7 +276,24 @@ def other_grid():
                   tuned='optimizer.learning_rate', chosen_by='tune')
 
 
+def falling(**optimizer):
+  """Arms of 4 and 8 updates of two steps, of one schedule."""
+  def make():
+    configs = {name: arm(name, 0, **optimizer) for name in ('grpo', 'rloo')}
+    configs['rloo'].num_steps = 8
+    return study_of(*((name, 0, config) for name, config in configs.items()),
+                    matching='tokens')
+  return make
+
+
+def test_a_schedule_ends_at_one_step_in_all_arms():
+  arms.check(falling(schedule='cosine', horizon=16)())
+  arms.check(falling(schedule='constant')())
+
+
 REFUSED = [
+    (falling(schedule='cosine'),
+     'rate of grpo falls over 16 updates and that of rloo over 32: set opt'),
     (spoiled(matching='time'), "no matching 'time'; known: updates, tokens, "),
     (spoiled(arms=('grpo',)), 'arms are two or more roles'),
     (spoiled(arms=('grpo', 'grpo')), 'arms are two or more roles'),
@@ -350,13 +367,13 @@ def test_tokens_are_those_of_every_step_or_an_error():
 
 def test_flops_by_hand():
   # sampling 2; scoring by policy and reference 4, two epochs of 6
-  assert spent.flops_per_token(arm('grpo', 0).to_dict()) == (2, 4 + 2 * 6)
+  assert spent.flops_per_token(arm('grpo', 0).to_dict()) == (2, 4, 2 * 6)
   # the critic: scoring 2, two epochs of 6
-  assert spent.flops_per_token(tiny.rl_config().to_dict()) == (2, 6 + 2 * 12)
-  assert spent.flops_per_token(tiny.sft_config().to_dict()) == (0, 6)
+  assert spent.flops_per_token(tiny.rl_config().to_dict()) == (2, 6, 2 * 12)
+  assert spent.flops_per_token(tiny.sft_config().to_dict()) == (0, 0, 6)
   lora = tiny.lora_config()
   assert lora.critic  # whole, beside adapters
-  assert spent.flops_per_token(lora.to_dict()) == (2, 6 + 2 * (4 + 6))
+  assert spent.flops_per_token(lora.to_dict()) == (2, 6, 2 * (4 + 6))
 
 
 def test_what_was_sampled_and_dropped_is_not_learned():
@@ -365,6 +382,9 @@ def test_what_was_sampled_and_dropped_is_not_learned():
   assert spent.flops(rows, 1, config) == 10 * 18
   assert spent.flops(rows, 2, config) == 10 * 18 + 40 * (2 + 16 / 4)
   assert spent.flops([rows[0], {}, *rows], 1, config) == 10 * 18  # once each
+  # one group sampled and scored, and learned from with three of before
+  replayed = [dict(step=1, tokens=10.0, groups_drawn=1)]
+  assert spent.flops(replayed, 1, config) == 10 * (2 + 4 + 4 * 12)
   with pytest.raises(ValueError, match='tokens of step 3'):
     spent.flops(rows, 3, config)
 

@@ -240,6 +240,14 @@ REFUSED = [
     (put('analyses', rotation=dict(steps=(9,))), 'step 9 is beyond num_steps'),
     (put('checkpoint', steps=(-1,)), 'step -1 is before'),
     (put('mesh', fsdp=3), 'mesh'),
+    (put('limits', max_unjudged=0.5), r'nothing reads config\.limits\.max_unju'
+     r'dged: this run measures no unjudged; set it to 0 \(it has skipped, max_k'
+     r'l, max_ratio, min_entropy, max_zero_spread, max_empty, max_truncated\)'),
+    (lambda c: (put('experience', verifiers=dict(workers=1))(c),
+                put('limits', max_unjudged=0.5, max_zero_spread=0.9)(c)), None),
+    (lambda c: (put('experience', group=1)(c),
+                put('limits', max_zero_spread=0.9)(c)), 'no zero_spread'),
+    (put('evals.id', entropy=9), 'entropy is of 9 tasks and id has n=6: set'),
 ]
 
 
@@ -278,6 +286,9 @@ def test_a_mixture_is_let_through():
     (lambda c: setattr(c, 'env', {}), 'demonstrations plays in config.env'),
     (lambda c: c.update(critic=True), 'sft reads no critic: set config.critic'),
     (put('optimizer', critic_learning_rate=1.), 'learning_rate: sft has no'),
+    (put('limits', max_zero_spread=0.9),
+     r'no zero_spread; set it to 0 \(it has skipped\)'),
+    (put('limits', max_kl=0.9), 'this run measures no kl; set it to 0'),
     (lambda c: mix(c, env=game()), 'nothing reads config.env: the experience'),
     (lambda c: mix(c, mode='x'), r"config\.experience\.skills\.one: no mode"),
     (lambda c: mix(c, name='point_skills', skill='sing'), "no skill 'sing'")])
@@ -303,7 +314,7 @@ SHIPPED = sorted(
     if 'def get_config' in p.read_text() and 'hf:' not in str(
         door.load(str(p), {}).to_dict()))  # these: tests/test_papers.py
 SHIPPED = [*SHIPPED, *(f'configs/general_points/rl.py:{name}'
-                       for name in rl.METHODS)]
+                       for name in ('replay', *rl.METHODS))]
 LONG = ('learning.py',)  # studies of many runs
 
 
@@ -325,6 +336,8 @@ def test_every_shipped_config_is_sound(path, tmp_path):
         section.mesh.update(data=-1, fsdp=1, tensor=1)  # a pod has more devices
       for evaluation in section.get('evals', {}).values():
         evaluation.n = 8  # a thousand hands take their time
+        evaluation.update({k: min(evaluation[k], 8) for k in (
+            'kl', 'kl_fixed', 'entropy') if k in evaluation})
   if 'stages' in config:
     check.study(config)
   elif 'analysis' in config:
@@ -356,6 +369,8 @@ def test_one_objective_is_written_as_a_variant():
   path = 'configs/general_points/rl.py'
   with pytest.raises(ValueError, match='gspo, rloo: write one objective'):
     door.load(f'{path}:gspo,rloo', {})
+  with pytest.raises(ValueError, match='dapo has a source of its own'):
+    door.load(f'{path}:dapo,replay', {})
   for name, method in rl.METHODS.items():
     config = door.load(f'{path}:{name},smoke,tries', {})
     assert config.objective.name == name and not config.critic

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rlft import envs, episodes, policy
+from rlft.training import metrics
 from rlft.types import Task, Turn
 from tests import tiny
 
@@ -26,7 +27,7 @@ def scripted(*turns):
   def complete(params, contexts, keys):
     texts = turns[len(seen)]
     seen.append(([list(c) for c in contexts],
-                 jax.random.key_data(keys).tolist()))
+                 jax.random.key_data(keys).tolist()[:len(contexts)]))
     new = [[*WORDS.encode(text), WORDS.end] for text in texts]
     scores = [
         episodes.Scores([-0.1 * (n + 1) for n in range(len(row))],
@@ -144,7 +145,7 @@ def test_the_first_are_judged_while_the_next_are_sampled():
 
   def complete(params, contexts, keys):
     log.append(len(contexts))
-    keys_seen.extend(jax.random.key_data(keys).tolist())
+    keys_seen.extend(jax.random.key_data(keys).tolist()[:len(contexts)])
     of = [next(i for i, o in enumerate(openings) if c[:len(o)] == o)
           for c in contexts]
     return scripted([texts[i] for i in of])(params, contexts, keys)
@@ -169,6 +170,38 @@ def test_keys_are_of_the_sample_and_its_turn():
       jax.random.fold_in(jax.random.key(0), i), t)).tolist()
   assert complete.seen[0][1] == [key(0, 0), key(1, 0)]
   assert complete.seen[1][1] == [key(1, 1)]
+
+
+@pytest.mark.parametrize('rows', [0, 2])
+def test_turns_of_fewer_rows_compile_nothing_new(rows):
+  """Whatever the number of rows that are still playing, or sampled at once."""
+  counter, size = metrics.Compilations(), rows or 5
+
+  def play(lasting):
+    """Turns of 5, then of so many rows."""
+    stay = [sum(i < n for n in lasting) for i in range(5)]
+    counts = []
+
+    def complete(params, contexts, keys):
+      assert keys.shape == (size,)
+      np.asarray(jax.random.key_data(keys[np.zeros(size, int)]))
+      counts.append(counter.count)
+      return [[WORDS.end]] * len(contexts), [
+          episodes.Scores([0.0], [0.0])] * len(contexts)
+
+    def respond(task, completions):
+      more = len(completions) <= stay[task.answer]
+      return Turn('', 0.0, not more, {'wrong' if more else 'correct': 0.0})
+
+    found = episodes.play(
+        respond, [Task('1', i) for i in range(5)], complete, None, WORDS,
+        jax.random.key(0), tries=3, rows=rows)
+    assert [len(e.turns) for e in found] == [1 + n for n in stay]
+    return counts
+
+  jax.clear_caches()
+  first, *later = [*play((3, 1)), *play((4, 2))]
+  assert first > 0 and {*later} == {first}
 
 
 def test_an_episode_that_is_done_though_wrong_ends():

@@ -12,7 +12,7 @@ from rlft import distances, envs, episodes, evaluate, policy
 from rlft.ops import intervals
 from rlft.training import metrics
 from rlft.types import Task, Turn
-from tests import tiny
+from tests import misjudging, tiny
 
 WORDS = tiny.words()
 RULES = tiny.game(split='held_out')
@@ -131,6 +131,85 @@ def test_a_majority_can_be_wrong_where_a_sample_is_right(scripted):
   assert 0 <= last['low'] < last['mean'] < last['high'] <= 1
 
 
+def test_what_feedback_brings_by_hand():
+  """Two tries of each of four tasks, beside four samples of each."""
+  win, miss = episode('correct'), episode('format')
+  alone = [[win, miss, miss, miss], [win, miss, win, win],
+           [miss, miss, miss, win], [miss, win, miss, win]]
+  row = evaluate.over_independent(
+      [miss, win, miss, win], alone, [0, 1, 2, 3], 2)
+  # of the sets of two of four: 1 - 1/6, 1 - 3/6, 1 - 3/6, 1 - 0/6
+  assert row['independent_success']['mean'] == pytest.approx(17 / 24)
+  assert row['over_independent']['mean'] == pytest.approx(1 / 2 - 17 / 24)
+  # the first two samples solve three tasks, the others two
+  assert row['over_independent_null']['mean'] == pytest.approx(3 / 4 - 2 / 4)
+  for told in row.values():
+    assert told['low'] < told['mean'] < told['high']
+
+
+def deaf(rate):
+  """A policy that solves hands by chance, and sees no feedback."""
+  return lambda context, luck: luck < rate
+
+
+def heeding(rate):
+  """One that solves what it was told the mistake of."""
+  told = WORDS.encode('no')[0]
+  return lambda context, luck: told in context or luck < rate
+
+
+@pytest.mark.parametrize('policy, gain', [(deaf(0.2), 0), (heeding(0.2), 0.3)])
+def test_feedback_that_nobody_heeds_brings_nothing(monkeypatch, policy, gain):
+  """256 hands: five tries are five samples unless the policy listens."""
+  hands = {tuple(WORDS.opening(t.prompt)): t for t in GAME.hands(0, 256)}
+  size = 1 + list(next(iter(hands))[1:]).index(WORDS.encode(':')[0])
+
+  def complete(params, contexts, keys):
+    luck = np.asarray(jax.random.key_data(keys))[:, 1] / 2**32
+    new = [[*WORDS.encode(GAME.demonstrate(hands[tuple(c[:size + 1])])
+                          if policy(c, chance) else '1'), WORDS.end]
+           for c, chance in zip(contexts, luck, strict=False)]
+    return new, [episodes.Scores(*2 * [[0.0] * len(row)]) for row in new]
+
+  monkeypatch.setattr(episodes, 'completer', lambda *_, **__: complete)
+  row, _ = make(n=256, tries=5, temperature=1.0,
+                against_independent=True).run(None)
+  five = 1 - 0.8**5
+  assert row['independent_success']['mean'] == pytest.approx(five, abs=0.07)
+  over, null = row['over_independent'], row['over_independent_null']
+  assert null['low'] < 0 < null['high'] and null['high'] - null['low'] < 0.3
+  assert over['mean'] == row['success'] - row['independent_success']['mean']
+  if gain:
+    assert over['low'] > 0.15 and row['success'] == 1
+  else:
+    assert over['low'] < 0 < over['high'] < 0.15
+
+
+def test_verifiers_in_other_processes_judge_an_evaluation(scripted):
+  """They find the same; one that raises is an outcome, and no reward."""
+  first = GAME.hands(0, 6)[:3]
+  answer = lambda task, call: (
+      GAME.demonstrate(task) if task in first else '24 24 (')
+  pooled = dict(verifiers=dict(workers=1, deadline=60.0))
+  here, there = [], []
+  for found, options in ((here, {}), (there, pooled)):
+    scripted(answer)
+    found += make(**options).run(None)
+  clocks = {'seconds', 'completions_per_second'}
+  assert {k: v for k, v in there[0].items() if k not in clocks} == {
+      k: v for k, v in here[0].items() if k not in clocks}
+  assert there[1] == here[1]
+  fussy = functools.partial(envs.bind, **RULES)()._replace(
+      respond=misjudging.fussy)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluate.envs, 'bind', lambda **_: fussy)
+    scripted(answer)
+    row, samples = make(**pooled).run(None)
+  assert row['success'] == 0.5
+  assert row['outcomes'] == {'correct': 0.5, 'crashed': 0.5}
+  assert json.loads(json.dumps(samples, allow_nan=False))[3]['reward'] is None
+
+
 def test_without_an_answer_there_is_no_majority():
   played = [[episode('correct'), episode('format')],
             [episode('format'), episode('format')]]
@@ -173,6 +252,11 @@ def test_a_summary_tells_the_last_outcome_of_each():
     (dict(tries=2, independent=2), 'not both'),
     (dict(independent=2), 'temperature above 0'),
     (dict(kl=2, entropy=2), 'kl measures the entropy, too'),
+    (dict(tries=2, against_independent=True), 'temperature above 0'),
+    (dict(against_independent=True, temperature=1.0), 'one try is a sample'),
+    (dict(kl=7), 'kl is of 7 tasks and id has n=6: set kl to 6 or fewer'),
+    (dict(kl_fixed=7), 'set kl_fixed to 6 or fewer, or raise n'),
+    (dict(entropy=7), 'set entropy to 6 or fewer, or raise n'),
     (dict(env=dict(name='point_skills', skill='solve')), 'no fixed tasks')])
 def test_what_makes_no_sense_is_refused(options, complaint):
   with pytest.raises(ValueError, match=complaint):

@@ -5,7 +5,9 @@ import pytest
 
 from rlft import api, binding, check, envs, episodes, startup, tokenizer
 from rlft.experience import rollouts
+from rlft.objectives import turn_ppo, turn_ppo_published
 from rlft.training import metrics, steps
+from rlft.types import Rollout
 from tests import tiny
 
 OBJECTIVES = {
@@ -94,3 +96,55 @@ def test_a_demonstrations_formula_begins_at_the_token_with_its_quote(family):
       len(wrote) - border)]
   assert chat.decode(wrote[border:border + 3]) == ' "formula":'
   assert chat.decode(wrote[border:border + 1]) == ' "'
+
+
+def test_the_published_step_accounting_by_hand():
+  """Five answers are scored; a sixth is written, unread, and costs 1.
+
+  The second hand is solved at its fifth try, so there is no sixth.
+  """
+  words = tiny.words()
+  game = envs.bind('general_points', text='compact', mode='faithful')
+  hands = [game.sample(np.random.default_rng(seed)) for seed in (0, 1)]
+  right = [game.demonstrate(hand) for hand in hands]
+  script = iter([*[['1', '1']] * 4, ['1', right[1]], [right[0]]])
+
+  def complete(params, contexts, keys):
+    new = [[*words.encode(text), words.end] for text in next(script)]
+    assert len(new) == len(contexts)
+    return new, [episodes.Scores(*2 * [[0.0] * len(row)]) for row in new]
+
+  played = episodes.play(game.respond, hands, complete, None, words,
+                         jax.random.key(0), tries=6)
+  assert next(script, None) is None  # nobody has a seventh
+  assert [[t.reward for t in e.turns] for e in played] == [
+      [-3, -3, -3, -3, -3, -1], [-3, -3, -3, -3, 5]]
+  assert [next(iter(e.turns[-1].parts)) for e in played] == [
+      'step_limit', 'correct']
+  arrays = rollouts.to_arrays(
+      played, [[1.0] * len(e.tokens) for e in played], words, length=160)
+  zero = np.zeros(arrays['mask'].shape, np.float32)
+  rollout = Rollout(**arrays, log_probs=zero, ref_log_probs=zero, values=zero,
+                    prompt_ids=np.arange(2))
+
+  def returns(part):
+    found = np.asarray(jax.jit(part.advantages)(rollout).returns)
+    return [[found[row][rollout.turn_ids[row] == turn][0] for turn in range(
+        len(played[row].turns))] for row in (0, 1)]
+
+  def discounted(rewards, after=0.0):  # values are 0: a sum by 0.9 * 0.95
+    found = []
+    for reward in reversed(rewards):
+      found.insert(0, reward + 0.855 * (found[0] if found else after))
+    return found
+
+  second = discounted([-3, -3, -3, -3, 5])
+  assert second[-2:] == pytest.approx([1.275, 5])
+  failed = [-3, -3, -3, -3, -3, -1]
+  # the hand that failed takes over what comes next; a solved one does not
+  for part, after in ((turn_ppo, 0.0), (turn_ppo_published, second[0])):
+    first, last = returns(part)
+    np.testing.assert_allclose(first, discounted(failed, after), rtol=1e-5)
+    np.testing.assert_allclose(last, second, rtol=1e-5)
+  # the sixth is trained on as any other turn, with -1 for its reward
+  assert returns(turn_ppo)[0][-2:] == pytest.approx([-3.855, -1])

@@ -8,6 +8,7 @@ rlft run --config=configs/general_points/rl.py:grpo --run_dir=runs/grpo \\
 Token-level PPO with a separate critic; the same hands, rule and verifier as
 SFT. The budget (updates, rollouts) is fixed here, before any OOD success is
 seen. One answer a hand; `:tries` plays three with the verifier's feedback.
+`:replay` learns from as many rows, half of them of the two updates before.
 
 Another objective is a variant, one of METHODS, with what its paper sets; all
 have 256 rollouts an update, and PPO's learning rate, which was tuned for none
@@ -94,11 +95,13 @@ def without_critic(config: ConfigDict, name: str) -> None:
 
 def get_config(variant: str = '') -> ConfigDict:
   words = door.variants(
-      variant, ('small', 'full', 'smoke', 'tries', *METHODS))
+      variant, ('small', 'full', 'smoke', 'tries', 'replay', *METHODS))
   methods = words & set(METHODS)
   if len(methods) > 1:
     raise ValueError(f'{", ".join(sorted(methods))}: write one objective')
-  config = sft.get_config(','.join(words - {'tries'} - methods))
+  if {'dapo', 'replay'} <= words:
+    raise ValueError('dapo has a source of its own: leave replay out')
+  config = sft.get_config(','.join(words - {'tries', 'replay'} - methods))
   config.init = 'runs/sft@300'
   config.base = sft.BASE[config.model.preset]
   config.critic = True
@@ -124,6 +127,8 @@ def get_config(variant: str = '') -> ConfigDict:
     config.experience.tries, config.experience.length = 3, 112
     if 'dapo' in methods:  # a row has the tokens of all tries
       config.advantages.update(overlong_limit=60, overlong_margin=12)
+  if 'replay' in words:
+    config.experience.update(name='replay', fresh=0.5, max_staleness=2)
   if 'full' in words:
     steps = (0, 10, 20, 40)
   if 'smoke' in words:

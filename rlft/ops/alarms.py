@@ -6,9 +6,15 @@ skipped for a loss or a gradient that is not finite, or all advantages be 0;
 largest ratio of probabilities; `min_entropy` of the mean entropy, in nats per
 token; of a rollout `max_zero_spread`, the share of groups whose rewards are all
 equal, `max_empty` and `max_truncated`, the shares of completions that are
-nothing but a stop, and of episodes whose last met none. 0 is no limit.
+nothing but a stop, and of episodes whose last met none, and `max_unjudged`, the
+share of episodes whose verifier crashed or timed out. 0 is no limit.
 """
 from rlft.types import Metrics
+
+LIMITS = {  # the number that each is of
+    'max_kl': 'kl', 'max_ratio': 'ratio_max', 'min_entropy': 'entropy',
+    'max_zero_spread': 'zero_spread', 'max_empty': 'empty',
+    'max_truncated': 'truncated', 'max_unjudged': 'unjudged'}
 
 
 class Halt(ValueError):
@@ -20,7 +26,7 @@ def look(
     seen: Metrics, data: Metrics, before: int, *, step: int, skipped: int = 0,
     max_kl: float = 0.0, max_ratio: float = 0.0, min_entropy: float = 0.0,
     max_zero_spread: float = 0.0, max_empty: float = 0.0,
-    max_truncated: float = 0.0,
+    max_truncated: float = 0.0, max_unjudged: float = 0.0,
 ) -> int:
   """The number of fruitless steps in a row, of which `before` were known.
 
@@ -43,12 +49,12 @@ def look(
                'may be spoiled, too: begin anew in another directory, with a '
                'lower optimizer.learning_rate or other rewards')
   told = {**data, **seen}
-  for key, limit, name in (
-      ('max_kl', max_kl, 'kl'), ('max_ratio', max_ratio, 'ratio_max'),
-      ('min_entropy', min_entropy, 'entropy'),
-      ('max_zero_spread', max_zero_spread, 'zero_spread'),
-      ('max_empty', max_empty, 'empty'),
-      ('max_truncated', max_truncated, 'truncated')):
+  limits = dict(
+      max_kl=max_kl, max_ratio=max_ratio, min_entropy=min_entropy,
+      max_zero_spread=max_zero_spread, max_empty=max_empty,
+      max_truncated=max_truncated, max_unjudged=max_unjudged)
+  for key, limit in limits.items():
+    name = LIMITS[key]
     if not limit or name not in told:
       continue
     found = float(told[name])

@@ -39,6 +39,7 @@ def log_warmup(learning_rate: float, warmup_steps: int, num_steps: int):
 
 SCHEDULES: dict[str, Callable] = {
     'constant': constant, 'cosine': cosine, 'log_warmup': log_warmup}
+ENDING = ('cosine',)  # those that reach 0 after so many steps
 
 
 def make(

@@ -131,7 +131,8 @@ def minibatch_epochs(
   Metrics are means over the optimizer steps, but what ends in `_max` is the
   largest of them; `first_*` are those of the first
   one, where an on-policy ratio is exactly 1. A minibatch in which no token
-  counts makes no step: neither moments nor decay move what is trained.
+  counts makes no step: neither moments nor decay move what is trained;
+  `empty_minibatches` is how many there were.
   """
   rows = data.tokens.shape[0]
   if rows % minibatches:
@@ -154,6 +155,7 @@ def minibatch_epochs(
   at = jnp.argmax(counts[0])
   first = {f'first_{k}': v[0, at] for k, v in metrics.items()
            if k in ('ratio_max', 'approx_kl', 'kl')}
+  first['empty_minibatches'] = jnp.sum(~counts)
   counts |= ~jnp.any(counts)  # of nothing all metrics are 0
   metrics = {
       k: jnp.max(v, where=counts, initial=-jnp.inf) if k.endswith('_max')

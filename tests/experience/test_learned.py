@@ -134,6 +134,7 @@ def test_a_verifier_that_crashes_raises_no_other_rate(scripted):
   bad = np.array([kind == 'unparsable' for kind in KINDS])
   assert metrics['outcome_crashed'] == before['outcome_unparsable'] == 2 / 8
   assert metrics['outcome_unparsable'] == 0
+  assert metrics['unjudged'] == 2 / 8 and before['unjudged'] == 0
   for kind in ('correct', 'wrong', 'truncated', 'timed_out'):
     assert metrics[f'outcome_{kind}'] == before[f'outcome_{kind}']
   paid = plain.rollout.rewards.sum(1) / tiny.ROLLOUTS['reward_scale']

@@ -1,8 +1,8 @@
 """Configs of the drills: small, but with everything that a run does.
 
 `sft` and `rl`; `analysed` measures rotation in the loop, of one kind of matrix,
-`bare` evaluates nothing, `seeded` has another seed, `deep` the two layers of
-tiny instead of one.
+`replay` learns from earlier updates, too, `bare` evaluates nothing, `seeded`
+has another seed, `deep` the two layers of tiny instead of one.
 """
 import ml_collections
 
@@ -22,6 +22,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   if 'analysed' in words:
     config.analyses = dict(rotation=dict(
         every=12, draws=1, select='mlp/up/kernel'))
+  if 'replay' in words:
+    config.experience.update(name='replay', fresh=0.5, max_staleness=2)
   if 'bare' in words:
     config.evals = {}
   return config

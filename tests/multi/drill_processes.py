@@ -11,8 +11,8 @@ CUT = ('--config.mesh.data=2', '--config.mesh.fsdp=2',
 EIGHT = {  # rows that split over eight devices
     'sft,bare': ('--config.experience.rows=8', '--config.num_steps=4'),
     'sft,analysed': ('--config.experience.rows=8', '--config.num_steps=2'),
-    'rl,bare': ('--config.experience.prompts=8', '--config.num_steps=2')}
-CASES = [('sft,bare', ()), ('sft,analysed', CUT), ('rl,bare', CUT)]
+    'rl,bare,replay': ('--config.experience.prompts=8', '--config.num_steps=2')}
+CASES = [('sft,bare', ()), ('sft,analysed', CUT), ('rl,bare,replay', CUT)]
 
 
 def run(variant, run_dir, **options):

@@ -268,6 +268,35 @@ def test_the_order_of_rows_does_not_matter_where_hands_end():
       a, b, rtol=1e-5, atol=1e-6), one, other)
 
 
+@pytest.mark.parametrize('part, settings', [
+    (turn_ppo, dict(whiten=False)),
+    (ppo, dict(discount=0.9, lam=0.95, whiten=False))])
+@pytest.mark.parametrize('row', range(3))
+def test_credit_never_leaks_between_hands_nor_to_later_turns(
+    part, settings, row):
+  """What is paid and thought of one hand changes no number of another.
+
+  And what its first turn is paid changes no later turn of its own.
+  """
+  rollout = rollout_of()
+  before = part.advantages(rollout, **settings)
+  others = np.arange(len(IDS)) != row
+  for name in ('rewards', 'values'):
+    array = getattr(rollout, name)
+    after = part.advantages(
+        rollout._replace(**{name: array.at[row].add(3.)}), **settings)
+    for old, new in zip(before[1:], after[1:], strict=True):
+      np.testing.assert_array_equal(old[others], new[others])
+    assert (before.advantages[row] != after.advantages[row]).any()
+  # what the first turn of a hand is paid concerns that turn alone
+  first = np.asarray(IDS[row] == 0)
+  at = int(np.flatnonzero(first)[-1])
+  paid = part.advantages(rollout._replace(
+      rewards=rollout.rewards.at[row, at].add(3.)), **settings)
+  moved = np.asarray(paid.advantages != before.advantages)
+  assert (moved == (first & (np.arange(len(IDS)) == row)[:, None])).all()
+
+
 # ---- the published returns
 
 

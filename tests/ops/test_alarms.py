@@ -5,7 +5,8 @@ import pytest
 from rlft.ops import alarms
 
 NONE = dict(skipped=0, max_kl=0.0, max_ratio=0.0, min_entropy=0.0,
-            max_zero_spread=0.0, max_empty=0.0, max_truncated=0.0)
+            max_zero_spread=0.0, max_empty=0.0, max_truncated=0.0,
+            max_unjudged=0.0)
 FINE = dict(completion_tokens=8.0, skipped=0.0, kl=0.1, ratio_max=1.2,
             entropy=1.0)
 
@@ -42,7 +43,7 @@ def test_a_policy_that_ends_at_once_is_found():
 
 @pytest.mark.parametrize('key, name', [
     ('max_zero_spread', 'zero_spread'), ('max_empty', 'empty'),
-    ('max_truncated', 'truncated')])
+    ('max_truncated', 'truncated'), ('max_unjudged', 'unjudged')])
 def test_a_limit_on_the_rollout_is_passed(key, name):
   told = rf'{name} is 0\.75, beyond limits\.{key}=0\.5'
   with pytest.raises(alarms.Halt, match=told) as error:

@@ -59,6 +59,27 @@ def test_rows_of_the_host_are_dealt_out(monkeypatch, sizes, held):
     assert dealing.largest(numbers) is numbers
 
 
+def test_of_numbers_of_several_processes_few_lengths_are_sent(monkeypatch):
+  """And at each place the largest comes back, however long they are."""
+  sent = []
+
+  def gather(x):
+    sent.append(x.shape)
+    return np.stack([x, np.roll(x, 1, axis=0)])
+
+  monkeypatch.setattr(dealing.jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(dealing.multihost_utils, 'process_allgather', gather)
+  over(monkeypatch, 4)
+  with sharding.over(sharding.make()):
+    for count in (1, 5, 7, 8, 9):
+      numbers = np.arange(2 * count).reshape(count, 2)
+      found = dealing.largest(numbers)
+      other = np.concatenate([numbers[-1:] if count in (1, 8) else
+                              np.zeros((1, 2), int), numbers[:-1]])
+      np.testing.assert_array_equal(found, np.maximum(numbers, other))
+  assert sent == [(1, 2), (8, 2), (8, 2), (8, 2), (16, 2)]
+
+
 @pytest.mark.parametrize('data', [0, 5, -2])
 def test_devices_that_there_are_not_are_refused(monkeypatch, data):
   over(monkeypatch, 4)

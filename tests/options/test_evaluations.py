@@ -12,7 +12,8 @@ OTHER = dict(
     env=tiny.game(split='train'), n=5, seed=1, tries=2,
     independent=Beside(2, SAMPLED), temperature=1.0, max_new_tokens=3,
     decoding=Beside((('name', 'truncated'), ('top_k', 2)), SAMPLED), nll=True,
-    kl=3, kl_fixed=3, entropy=3, keep=2, steps=(4,))
+    kl=3, kl_fixed=3, entropy=3, keep=2, steps=(4,),
+    against_independent=Beside(True, dict(tries=2, temperature=1.0)))
 
 
 def told(**given):
@@ -26,7 +27,8 @@ def told(**given):
 
 
 PARTS = [options.Part(
-    'evaluate', options.keywords(evaluate.make, (*GIVEN, 'rows')), told,
+    'evaluate', options.keywords(
+        evaluate.make, (*GIVEN, 'rows', 'verifiers')), told,
     OTHER)]
 
 

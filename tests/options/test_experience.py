@@ -26,7 +26,8 @@ BASE = {
         seed=0, files='a', rows=4, length=40, packed=True, slices=1),
     'demonstrations': dict(rows=3, length=36),
     'mixture': dict(rows=3, length=80, skills=SKILL),
-    'rollouts': tiny.ROLLOUTS, 'dynamic': tiny.ROLLOUTS}
+    'rollouts': tiny.ROLLOUTS, 'dynamic': tiny.ROLLOUTS,
+    'replay': tiny.ROLLOUTS}
 PLAYED = dict(
     prompts=2, group=3, tries=1, temperature=2.0, max_new_tokens=4, length=96,
     reward_scale=1.0, skip_tokens=1,
@@ -40,8 +41,11 @@ OTHER = {
     'mixture': dict(rows=4, length=60, skills=dict(
         one=dict(weight=1.0, env=tiny.game(faces=(11, 12, 13))))),
     'rollouts': PLAYED, 'dynamic': PLAYED | dict(max_batches=1),
+    'replay': dict(fresh=1.0, max_staleness=2),
 }
-SLOW = ('rollouts', 'dynamic')  # a sampler is compiled for most of its keywords
+HANDED_ON = {'replay': tuple(PLAYED)}  # as they are, to rollouts
+# a sampler is compiled for most of their keywords
+SLOW = ('rollouts', 'dynamic', 'replay')
 
 
 @functools.cache
@@ -103,7 +107,8 @@ def talk(folder, name):
 def part(name):
   function = parts.load('experience', name).make
   return options.Part(
-      name, options.keywords(function, (*GIVEN, *SPEED)),
+      name, options.keywords(
+          function, (*GIVEN, *SPEED, *HANDED_ON.get(name, ()))),
       functools.partial(told, name), OTHER.get(name, {}))
 
 

@@ -74,7 +74,8 @@ def halts(**given):
   for seen, data in (
       (dict(skipped=1.0), {}), (dict(kl=0.5), {}), (dict(ratio_max=9.0), {}),
       (dict(entropy=0.01), {}), ({}, dict(zero_spread=0.9)),
-      ({}, dict(empty=0.9)), ({}, dict(truncated=0.9))):
+      ({}, dict(empty=0.9)), ({}, dict(truncated=0.9)),
+      ({}, dict(unjudged=0.9))):
     try:
       found.append(alarms.look(seen, data, 4, step=9, **given))
     except alarms.Halt:
@@ -134,7 +135,8 @@ PARTS = [
             spike_window=Beside(16, dict(spike_sigmas=3.0, spike_window=8)))),
     options.Part('limits', options.keywords(alarms.look, ('step',)), halts,
                  dict(skipped=5, max_kl=0.4, max_ratio=8.0, min_entropy=0.1,
-                      max_zero_spread=0.8, max_empty=0.8, max_truncated=0.8)),
+                      max_zero_spread=0.8, max_empty=0.8, max_truncated=0.8,
+                      max_unjudged=0.8)),
     options.Part('passes', options.keywords(
         steps.minibatch_epochs, (*GIVEN, 'microbatches')), minibatched,
                  dict(epochs=2, minibatches=4)),

@@ -155,15 +155,18 @@ def test_a_minibatch_of_which_nothing_counts_is_no_step():
         minibatches=minibatches)
 
   alone, want = update([[1], [1]], 2)
+  assert want.pop('empty_minibatches') == 0
   for tokens in ([[1], [-1], [-1], [1]], [[-1], [-1], [1], [1]]):
     state, metrics = update(tokens, 4)
     jax.tree.map(np.testing.assert_array_equal,
                  (state.params, state.opt_state),
                  (alone.params, alone.opt_state))
+    assert metrics.pop('empty_minibatches') == 4  # two of four, twice
     jax.tree.map(np.testing.assert_allclose, metrics, want)
     assert metrics['ratio_max'] == metrics['first_ratio_max'] == 2
   none, metrics = update([[-1]] * 4, 4)
   assert none.params['w'] == 3 and metrics['ratio_max'] == 0
+  assert metrics['empty_minibatches'] == 8
 
 
 def test_rows_that_do_not_split_are_refused():
