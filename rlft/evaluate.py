@@ -26,22 +26,23 @@ def make(
     name: str, model: Any, tokenizer: Tokenizer, *, env: dict, n: int = 1024,
     seed: int = 0, tries: int = 1, independent: int = 1,
     temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
-    decoding: tuple = (), nll: bool = False, kl: int = 0, kl_fixed: int = 0,
-    entropy: int = 0, base_params: Any = None, keep: int = 24,
-    steps: Sequence[int] = (),
+    slots: int = 0, decoding: tuple = (), nll: bool = False, kl: int = 0,
+    kl_fixed: int = 0, entropy: int = 0, base_params: Any = None,
+    keep: int = 24, steps: Sequence[int] = (),
 ) -> Evaluation:
   """Prepares an evaluation on `n` fixed tasks of an environment.
 
   `tries` is the number of answers per task with the verifier's feedback in
   between; `independent` the number of fresh ones without (solved if any is),
   of which pass@k and majority@k are told, too.
-  `decoding` has the name and settings of the rule that tokens are drawn under.
-  `nll` also scores the oracle's completions; `kl` is a number of tasks on which
-  the exact KL(policy || base) and the entropy are measured along the policy's
-  own samples at temperature 1, `entropy` one for the entropy alone, and
-  `kl_fixed` one for the KL on the oracle's completions (`distances.py`). `keep`
-  samples are written out. With `steps`, the evaluation is made at those of a
-  run's evaluated steps only.
+  Answers are sampled `rows` at a time, of which `slots` are decoded at once, 0
+  being all. `decoding` has the name and settings of the rule that tokens are
+  drawn under. `nll` also scores the oracle's completions; `kl` is a number of
+  tasks on which the exact KL(policy || base) and the entropy are measured along
+  the policy's own samples at temperature 1, `entropy` one for the entropy
+  alone, and `kl_fixed` one for the KL on the oracle's completions
+  (`distances.py`). `keep` samples are written out. With `steps`, the evaluation
+  is made at those of a run's evaluated steps only.
   """
   if kl and entropy:
     raise ValueError(f'{name}: kl measures the entropy, too: leave entropy out')
@@ -61,7 +62,7 @@ def make(
   complete = episodes.completer(
       model, pad=tokenizer.pad, stops=tokenizer.stops,
       max_new_tokens=max_new_tokens, temperature=temperature, rows=rows,
-      decoding=decoding)
+      slots=slots, decoding=decoding)
   key = jax.random.key(seed)
   measures = []
   if nll:
