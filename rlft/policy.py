@@ -120,7 +120,7 @@ def sample(
         model.apply(variables, hidden, method='head'),
         partwise.take(keys, state.requests, parts), state.texts.sizes,
         temperature=temperature, rule=rule)
-    return state.wrote(token, full, drawn, stops, pad)
+    return state.wrote(token, full, drawn, stops)
 
   def begin(requests, before):
     found, states, dead = cache, hidden, empty
@@ -134,7 +134,7 @@ def sample(
 
   def step(state):
     hidden, cache = model.apply(
-        variables, state.last, state.cache._replace(index=state.column))
+        variables, state.last(pad), state.cache._replace(index=state.column))
     return draw(state._replace(cache=cache), hidden[:, 0])
 
   texts, steps = batching.run(

@@ -44,12 +44,10 @@ class Slots(NamedTuple):
   done: Bool[Array, 'B']
   texts: Texts  # rings of N columns
 
-  @property
-  def last(self) -> Int[Array, 'B 1']:
+  def last(self, pad: int) -> Int[Array, 'B 1']:
     """The tokens that were drawn last, pads for requests that have ended."""
-    tokens = self.texts.tokens
-    return jax.lax.dynamic_slice_in_dim(
-        tokens, self.round % tokens.shape[1], 1, axis=1)
+    return jnp.where(self.done[:, None], pad, _column(
+        self.texts.tokens, self.round))
 
   @property
   def column(self) -> Int[Array, '']:
@@ -71,23 +69,22 @@ class Slots(NamedTuple):
 
   def wrote(
       self, token: Int[Array, 'B'], log_p: Float[Array, 'B'],
-      drawn_log_p: Float[Array, 'B'], stops: Sequence[int], pad: int,
+      drawn_log_p: Float[Array, 'B'], stops: Sequence[int],
   ) -> 'Slots':
     """After the next round, in which these were drawn."""
     most = self.texts.tokens.shape[1]
     round_ = self.round + 1
 
-    def put(ring, new, blank):
-      new = jnp.where(self.done, blank, new)[:, None]
+    def put(ring, new):  # one that has ended may wait for several turns of it
+      new = jnp.where(self.done[:, None], _column(ring, round_), new[:, None])
       return jax.lax.dynamic_update_slice(ring, new, (0, round_ % most))
 
     sizes = self.texts.sizes + ~self.done
     ending = jnp.asarray(stops, jnp.int32)
     stopped = jnp.any(token[:, None] == ending[None], axis=1)
     texts = Texts(
-        put(self.texts.tokens, token, pad),
-        put(self.texts.log_probs, log_p, 0.0),
-        put(self.texts.sampling_log_probs, drawn_log_p, 0.0), sizes)
+        put(self.texts.tokens, token), put(self.texts.log_probs, log_p),
+        put(self.texts.sampling_log_probs, drawn_log_p), sizes)
     return self._replace(
         round=round_, texts=texts,
         done=self.done | stopped | (sizes == most))
@@ -116,6 +113,11 @@ class Slots(NamedTuple):
         requests=put(self.requests, new.requests),
         since=put(self.since, new.since), done=put(self.done, new.done),
         texts=jax.tree.map(put, self.texts, new.texts))
+
+
+def _column(ring: Array, round_: Int[Array, '']) -> Array:
+  return jax.lax.dynamic_slice_in_dim(
+      ring, round_ % ring.shape[1], 1, axis=1)
 
 
 class Queue(NamedTuple):
