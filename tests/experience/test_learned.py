@@ -56,7 +56,11 @@ def scripted(monkeypatch):
             tokenizer=WORDS, model=tiny.model(), advantages=rloo.advantages,
             ref_params=tiny.initialised(), tries=1) | changes)
 
-  monkeypatch.setattr(rollouts.episodes, 'completer', lambda *_, **__: complete)
+  def completer(*_, meter, **__):
+    meter.update(computed=1)
+    return complete
+
+  monkeypatch.setattr(rollouts.episodes, 'completer', completer)
   return source
 
 

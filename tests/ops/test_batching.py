@@ -1,4 +1,4 @@
-"""Slots with a model by hand, whose every token depends on all it has cached."""
+"""Slots, with a model by hand: a token depends on all that is cached of it."""
 import functools
 
 import jax
@@ -28,25 +28,32 @@ def attended(tokens, positions):
   return (tokens * (1 + positions)).astype(float)
 
 
-def by_hand(prompt, request):
+def document(row, bos):
+  """The tokens of a row that its next one may look at."""
+  if bos is not None:
+    row = [t for t in row if t != PAD]
+    return row[max(i for i, t in enumerate(row) if t == bos):]
+  # one that begins after a pad; while there is none, the one before goes on
+  end = max(i for i, t in enumerate(row) if t != PAD) + 1
+  return row[max([i + 1 for i in range(end) if row[i] == PAD], default=0):end]
+
+
+def by_hand(prompt, request, bos):
   """The text of a request: without a cache, slots or rounds."""
-  own = [t for t in prompt if t != PAD]
-  text, states = [], []
-  while own and len(text) < MOST:
-    document = own[max(i for i, t in enumerate(own) if t == BOS):]
-    states.append(sum(t * (1 + i) for i, t in enumerate(document)))
+  row, text, states = [int(t) for t in prompt], [], []
+  while any(row) and len(text) < MOST:
+    states.append(sum(t * (1 + i) for i, t in enumerate(document(row, bos))))
     text.append((states[-1] + 5 * request + 3 * len(text)) % WORDS)
+    row.append(text[-1])
     if text[-1] in STOPS:
       break
-    if text[-1] != PAD:  # is in nobody's past
-      own.append(text[-1])
   return text, states
 
 
-def extended(cache, tokens):
+def extended(cache, tokens, bos):
   """The cache with these tokens, and the states after the last of them."""
   layout, documents = attention.extend(
-      cache.documents, cache.index, tokens, PAD, BOS)
+      cache.documents, cache.index, tokens, PAD, bos)
   new = attended(tokens, layout.positions)
   put = jax.lax.dynamic_update_slice
   keys = put(cache.keys, new[None, :, None, None], (0, 0, 0, 0, cache.index))
@@ -59,12 +66,12 @@ def extended(cache, tokens):
       keys, values, documents, cache.index + tokens.shape[1])
 
 
-@functools.partial(jax.jit, static_argnames=('slots', 'parts'))
-def run(prompts, of, *, slots, parts=1):
+@functools.partial(jax.jit, static_argnames=('slots', 'parts', 'bos'))
+def run(prompts, of, *, slots, parts, bos):
   """Texts, and how many steps they took."""
-  states, cache = None, Cache.empty(
-      *prompts.shape, layers=1, heads=1, size=1, dtype=jnp.float32)
-  states, cache = extended(cache, prompts)
+  states, cache = extended(Cache.empty(
+      *prompts.shape, layers=1, heads=1, size=1, dtype=jnp.float32),
+      prompts, bos)
 
   def draw(now, states):
     part = jnp.arange(len(now.requests)) // (len(now.requests) // parts)
@@ -82,7 +89,7 @@ def run(prompts, of, *, slots, parts=1):
 
   def step(now):
     states, cache = extended(
-        now.cache._replace(index=now.column), now.last(PAD))
+        now.cache._replace(index=now.column), now.last(PAD), bos)
     return draw(now._replace(cache=cache), states)
 
   return batching.run(
@@ -96,25 +103,27 @@ def asked(seed):
   return of.astype(np.int32)
 
 
-def wanted(of, request):
+def wanted(of, request, bos):
   half = request // (REQUESTS // 2)
   return by_hand(PROMPTS[3 * half + of[request]] if of[request] >= 0 else [],
-                 request)
+                 request, bos)
 
 
-@pytest.mark.parametrize('slots, parts', [
-    (24, 2), (1, 1), (2, 2), (3, 1), (8, 1), (8, 2), (22, 2)])
-def test_texts_are_those_of_each_request_by_itself(slots, parts):
+@pytest.mark.parametrize('slots, parts, bos', [
+    (24, 2, BOS), (1, 1, BOS), (2, 2, BOS), (3, 1, None), (8, 1, BOS),
+    (8, 2, None), (22, 2, BOS)])
+def test_texts_are_those_of_each_request_by_itself(slots, parts, bos):
   """Also of more slots than requests that have a prompt."""
   for seed in range(4):
     of = asked(seed)
     own = of if parts == 2 else np.where(
         of < 0, of, of + 3 * (np.arange(REQUESTS) >= REQUESTS // 2))
     texts, steps = jax.device_get(run(
-        jnp.asarray(PROMPTS), jnp.asarray(own), slots=slots, parts=parts))
+        jnp.asarray(PROMPTS), jnp.asarray(own), slots=slots, parts=parts,
+        bos=bos))
     sizes = []
     for request in range(REQUESTS):
-      text, states = wanted(of, request)
+      text, states = wanted(of, request, bos)
       size = len(text)
       sizes.append(size)
       assert texts.sizes[request] == size
