@@ -85,14 +85,11 @@ def source(
   pool = processes.pool(env.respond, verifiers, learned)
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
-  batch = prompts * group
-  at_once = min(
-      sharding.split(sample_rows, 'experience.sample_rows') or batch, batch)
-  sharding.split(slots, 'experience.slots')
   meter = Counter()
   play = player(
       env, tokenizer, episodes.completer(
-          model, pad=tokenizer.pad, stops=tokenizer.stops, rows=at_once,
+          model, pad=tokenizer.pad, stops=tokenizer.stops,
+          rows=at_once(prompts * group, sample_rows, slots),
           max_new_tokens=max_new_tokens, temperature=temperature,
           decoding=decoding, slots=slots, meter=meter), prompts, group,
       tries=tries, pool=pool, end_truncated=end_truncated, rows=sample_rows)
@@ -149,6 +146,13 @@ def refuse(temperature: float, skip_tokens: int) -> None:
   if skip_tokens < 0:
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
+
+
+def at_once(batch: int, sample_rows: int, slots: int) -> int:
+  """Rows that are sampled at once; ValueError where they do not split."""
+  sharding.split(slots, 'experience.slots')
+  return min(
+      sharding.split(sample_rows, 'experience.sample_rows') or batch, batch)
 
 
 def flat(groups: list[list]) -> list:

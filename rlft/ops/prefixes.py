@@ -34,13 +34,16 @@ def shared(
   their order, and None.
   """
   size = rows // parts
-  found, of = [], np.full((rows,), -1, np.int32)
+  found, different, of = [], [], np.full((rows,), -1, np.int32)
   for part in range(parts):
     numbers: dict[tuple[int, ...], int] = {}
-    for row in range(part * size, min((part + 1) * size, len(contexts))):
-      of[row] = numbers.setdefault(tuple(contexts[row]), len(numbers))
+    own = contexts[part * size:(part + 1) * size]
+    for row, context in enumerate(own, part * size):
+      of[row] = numbers.setdefault(tuple(context), len(numbers))
     found.append([list(context) for context in numbers])
-  most = room([len(some) for some in found], rows)
+    # a row without one counts, too: the last batch is no program of its own
+    different.append(size - len(own) + len(numbers))
+  most = room(different, rows)
   if most == rows:
     return [*contexts, *[[]] * (rows - len(contexts))], None
   return [context for some in found for context in (

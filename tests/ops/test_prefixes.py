@@ -19,9 +19,9 @@ def test_what_is_shared_is_there_once_in_every_part():
   prompts, of = prefixes.shared([a, a, b, a, b, b, c], 8, 1)
   assert prompts == [a, b, c, []]
   assert of.tolist() == [0, 0, 1, 0, 1, 1, 2, -1]
-  prompts, of = prefixes.shared([a, a, b, a, b, b, c], 8, 2)
-  assert prompts == [a, b, b, c]
-  assert of.tolist() == [0, 0, 1, 0, 0, 0, 1, -1]
+  prompts, of = prefixes.shared([a, a, b, a, b, b, b], 8, 2)
+  assert prompts == [a, b, b, []]
+  assert of.tolist() == [0, 0, 1, 0, 0, 0, 0, -1]
 
 
 def test_what_is_not_shared_stays_as_it_is():
@@ -29,6 +29,12 @@ def test_what_is_not_shared_stays_as_it_is():
   assert prefixes.shared(contexts, 4, 1) == (contexts, None)
   assert prefixes.shared(contexts[:3], 3, 1) == (contexts[:3], None)
   assert prefixes.shared(contexts[1:], 4, 1) == ([*contexts[1:], []], None)
+
+
+def test_a_batch_that_is_not_full_is_no_program_of_its_own():
+  contexts = [[1, 5], [1, 5], [1, 6]]
+  assert prefixes.shared(contexts, 8, 1) == ([*contexts, *[[]] * 5], None)
+  assert prefixes.shared(contexts[2:], 2, 1) == ([[1, 6], []], None)
 
 
 def test_there_is_a_part_for_each_device_if_all_split():
