@@ -125,8 +125,12 @@ def test_devices_change_no_text_and_send_no_cache(sizes):
     assert other == new
     np.testing.assert_allclose(log_p, scores, atol=1e-5)
     if sizes[2] == 1:
-      text = compiled(64, 16, 32, parts=8)
-      assert not re.search(r'f32\S* (all-gather|all-to-all|collective)', text)
+      sent = [SENT.findall(compiled(64, 16, 32, parts=n)) for n in (8, 1)]
+      assert not sent[0] and sent[1]
+
+
+# an array of more axes than rows and columns, from one device to another
+SENT = re.compile(r'\[(?:\d+,){2,}\d+\]\S* (?:all-|collective-)\w+\(')
 
 
 def compiled(rows, prompts, slots, **options):
