@@ -57,8 +57,11 @@ def scripted(monkeypatch):
             ref_params=tiny.initialised(), tries=1) | changes)
 
   def completer(*_, meter, **__):
-    meter.update(computed=1)
-    return complete
+    def metered(*asked):
+      meter.update(computed=1)
+      return complete(*asked)
+
+    return metered
 
   monkeypatch.setattr(rollouts.episodes, 'completer', completer)
   return source
