@@ -274,7 +274,7 @@ LEAST = {  # whole numbers
                      'draws', 'max_batches', 'workers'), 1),
     **dict.fromkeys(('num_steps', 'every', 'keep', 'kl', 'kl_fixed', 'entropy',
                      'mistakes', 'warmup_steps', 'horizon', 'top_k', 'rank',
-                     'skipped', 'sample_rows', 'max_staleness'), 0)}
+                     'skipped', 'sample_rows', 'slots', 'max_staleness'), 0)}
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')  # and limits
 

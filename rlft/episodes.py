@@ -4,6 +4,7 @@ What the policy wrote is kept as the tokens that it sampled, never re-encoded,
 so that what was sampled is what is trained on.
 """
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Key
 
 from rlft import decoding as rules
 from rlft import ledger, policy, pulse, verifiers
-from rlft.ops import sharding
+from rlft.ops import prefixes, sharding
 from rlft.tokenizer import Tokenizer
 from rlft.types import Task, Turn
 
@@ -82,57 +83,71 @@ Completer = Callable[  # the first keys are of the contexts, in order
 @functools.lru_cache  # one compilation for all that sample the same way
 def sampler(
     model: Any, *, pad: int, stops: tuple[int, ...], max_new_tokens: int,
-    temperature: float, decoding: tuple = (),
+    temperature: float, decoding: tuple = (), slots: int = 0, parts: int = 1,
 ) -> Callable:
-  """sample(params, prompts, keys) -> policy.Sampled, jitted, rows dealt out."""
+  """sample(params, prompts, keys, of) -> policy.Sampled, jitted, dealt out."""
   rule = rules.bind(**dict(decoding)) if decoding else None
 
   @jax.jit
-  def sample(params, prompts, keys):
-    prompts, keys = sharding.rows((prompts, keys))
+  def sample(params, prompts, keys, of):
+    prompts, keys, of = sharding.rows((prompts, keys, of))
     return sharding.everywhere(policy.sample(
         model, params, prompts, keys, max_new_tokens=max_new_tokens,
-        stops=stops, pad=pad, temperature=temperature, rule=rule))
+        stops=stops, pad=pad, temperature=temperature, rule=rule, of=of,
+        slots=slots, parts=parts))
 
   return sample
 
 
 def completer(
     model: Any, *, pad: int, stops: tuple[int, ...], max_new_tokens: int,
-    temperature: float, rows: int = 256, decoding: tuple = (),
+    temperature: float, rows: int = 256, decoding: tuple = (), slots: int = 0,
+    meter: Counter | None = None,
 ) -> Completer:
   """complete(params, contexts, keys) -> new tokens and their scores.
 
   Contexts of any number are sampled `rows` at a time, long ones together, one
-  compilation per width; a batch ends as soon as all of its rows have.
-  `decoding` has the name and the settings of a rule as pairs; empty, there is
-  none.
+  compilation per width and halving of how many are different
+  (`ops/prefixes.py`); a batch ends as soon as all of its rows have. `slots` of
+  them are decoded at once, 0 being all: one that has ended makes room for the
+  next. `decoding` has the name and the settings of a rule as pairs; empty,
+  there is none. What it took is added to the `meter` (`health.sampling`).
   """
-  sample = sampler(
-      model, pad=pad, stops=stops, max_new_tokens=max_new_tokens,
-      temperature=temperature, decoding=decoding)
+  slots = min(slots or rows, rows)
+  meter = Counter() if meter is None else meter
 
   def complete(params, contexts, keys):
+    parts = prefixes.parts(rows, slots)
+    sample = sampler(
+        model, pad=pad, stops=stops, max_new_tokens=max_new_tokens,
+        temperature=temperature, decoding=decoding,
+        slots=slots if slots < rows else 0, parts=parts)
     widths = [width_of(len(context)) for context in contexts]
     # up to FINE the given order stays: there is little padding to save
     order = sorted(range(len(contexts)), key=lambda i: max(widths[i], FINE))
     new, scores = {}, {}
     for start in range(0, len(contexts), rows):
       pulse.beat()
-      part = order[start:start + rows]
-      width = max(widths[i] for i in part)
-      prompts = np.full((rows, width), pad, np.int32)
-      for row, i in enumerate(part):
-        prompts[row, width - len(contexts[i]):] = contexts[i]
-      index = np.array(part + part[-1:] * (rows - len(part)))
+      batch = order[start:start + rows]
+      width = max(widths[i] for i in batch)
+      prompts, of = prefixes.shared([contexts[i] for i in batch], rows, parts)
+      index = np.array(batch + batch[-1:] * (rows - len(batch)))
       out = jax.device_get(sample(
-          {'policy': params['policy']}, jnp.asarray(prompts), keys[index]))
-      for row, i in enumerate(part):
+          {'policy': params['policy']}, jnp.asarray(pack(
+              prompts, length=width, fill=pad, dtype=np.int32, prompt=width,
+              starts=[len(prompt) for prompt in prompts])),
+          keys[index], None if of is None else jnp.asarray(of)))
+      for row, i in enumerate(batch):
         wrote = out.mask[row]
         new[i] = out.tokens[row][wrote].tolist()
         scores[i] = Scores(
             out.log_probs[row][wrote].tolist(),
             out.sampling_log_probs[row][wrote].tolist())
+      decoded = sum(max(len(new[i]) - 1, 0) for i in batch)
+      meter.update(
+          decoded=decoded, steps=int(out.steps) * slots,
+          needed=sum(map(len, prompts)) + decoded,
+          computed=len(prompts) * width + int(out.steps) * slots)
     given = range(len(contexts))
     return [new[i] for i in given], [scores[i] for i in given]
 

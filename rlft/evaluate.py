@@ -28,10 +28,10 @@ def make(
     name: str, model: Any, tokenizer: Tokenizer, *, env: dict, n: int = 1024,
     seed: int = 0, tries: int = 1, independent: int = 1,
     temperature: float = 0.0, max_new_tokens: int = 20, rows: int = 256,
-    decoding: tuple = (), nll: bool = False, kl: int = 0, kl_fixed: int = 0,
-    entropy: int = 0, base_params: Any = None, keep: int = 24,
-    steps: Sequence[int] = (), against_independent: bool = False,
-    verifiers: dict[str, Any] | None = None,
+    slots: int = 0, decoding: tuple = (), nll: bool = False, kl: int = 0,
+    kl_fixed: int = 0, entropy: int = 0, base_params: Any = None,
+    keep: int = 24, steps: Sequence[int] = (),
+    against_independent: bool = False, verifiers: dict[str, Any] | None = None,
 ) -> Evaluation:
   """Prepares an evaluation on `n` fixed tasks of an environment.
 
@@ -40,15 +40,16 @@ def make(
   of which pass@k and majority@k are told, too. `against_independent` also draws
   samples without feedback, and tells how much `tries` are over as many of those
   (`over_independent`).
-  `decoding` has the name and settings of the rule that tokens are drawn under.
-  `verifiers=dict(workers=2, deadline=5.0)` judges in other processes
-  (`verifiers.py`): who fails there has solved nothing, and is an outcome.
-  `nll` also scores the oracle's completions; `kl` is a number of tasks on which
-  the exact KL(policy || base) and the entropy are measured along the policy's
-  own samples at temperature 1, `entropy` one for the entropy alone, and
-  `kl_fixed` one for the KL on the oracle's completions (`distances.py`). `keep`
-  samples are written out. With `steps`, the evaluation is made at those of a
-  run's evaluated steps only.
+  Answers are sampled `rows` at a time, of which `slots` are decoded at once, 0
+  being all. `decoding` has the name and settings of the rule that tokens are
+  drawn under. `verifiers=dict(workers=2, deadline=5.0)` judges in other
+  processes (`verifiers.py`): who fails there has solved nothing, and is an
+  outcome. `nll` also scores the oracle's completions; `kl` is a number of
+  tasks on which the exact KL(policy || base) and the entropy are measured along
+  the policy's own samples at temperature 1, `entropy` one for the entropy
+  alone, and `kl_fixed` one for the KL on the oracle's completions
+  (`distances.py`). `keep` samples are written out. With `steps`, the evaluation
+  is made at those of a run's evaluated steps only.
   """
   refuse(name, n, decoding, temperature, tries, independent,
          against_independent, dict(kl=kl, kl_fixed=kl_fixed, entropy=entropy))
@@ -60,7 +61,7 @@ def make(
   complete = episodes.completer(
       model, pad=tokenizer.pad, stops=tokenizer.stops,
       max_new_tokens=max_new_tokens, temperature=temperature, rows=rows,
-      decoding=decoding)
+      slots=slots, decoding=decoding)
   pool = processes.pool(world.respond, verifiers, (), f'evals.{name}.verifiers')
   key = jax.random.key(seed)
   measures = []

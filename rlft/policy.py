@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlft.adapters import lora, value_head
-from rlft.ops import log_probs
+from rlft.ops import batching, log_probs, partwise
 from rlft.types import Outputs
 
 
@@ -21,6 +21,7 @@ class Sampled(NamedTuple):
   mask: Bool[Array, 'B T']  # True on sampled tokens, the stop token included
   log_probs: Float[Array, 'B T']  # full softmax at the sampling temperature
   sampling_log_probs: Float[Array, 'B T']  # of what was drawn from: ruled
+  steps: Int[Array, '']  # of decoding, in each of which every slot has a token
 
 
 def forward(
@@ -52,17 +53,17 @@ def _first_largest(scores: Float[Array, 'B V']) -> Int[Array, 'B']:
 
 
 def _choose(
-    logits: Float[Array, 'B V'], keys: Key[Array, 'B'], n: Int[Array, ''], *,
+    logits: Float[Array, 'B V'], keys: Key[Array, 'B'], n: Int[Array, 'B'], *,
     temperature: float, rule: Callable | None,
 ) -> tuple[Int[Array, 'B'], Float[Array, 'B'], Float[Array, 'B']]:
-  """Token n of every row, its log-prob before the rule and as it was drawn."""
+  """A row's n-th token, its log-prob before the rule and as it was drawn."""
   logits = logits / (temperature if temperature > 0 else 1.0)
   ruled = logits if rule is None else rule(logits)
   noise = 0.0
   if temperature > 0:
     noise = jax.vmap(
-        lambda key: jax.random.gumbel(
-            jax.random.fold_in(key, n), logits.shape[-1:]))(keys)
+        lambda key, n: jax.random.gumbel(
+            jax.random.fold_in(key, n), logits.shape[-1:]))(keys, n)
   token = _first_largest(ruled + noise)
 
   def scored(logits):
@@ -78,7 +79,7 @@ def _choose(
 def sample(
     model: Any,
     params: PyTree,
-    prompts: Int[Array, 'B P'],
+    prompts: Int[Array, 'U P'],
     keys: Key[Array, 'B'],
     *,
     max_new_tokens: int,
@@ -86,6 +87,9 @@ def sample(
     pad: int = 0,
     temperature: float = 1.0,
     rule: Callable | None = None,
+    of: Int[Array, 'B'] | None = None,
+    slots: int = 0,
+    parts: int = 1,
 ) -> Sampled:
   """Completes left-padded prompts with a KV cache; stops when all have ended.
 
@@ -94,44 +98,50 @@ def sample(
   log-probs are those at temperature 1, its sampling log-probs 0). A row of
   pads only is not sampled. Any token of `stops` ends its row. `rule` maps
   logits at the temperature to logits, -inf for what must not be drawn.
+
+  `of` says which prompt each row has, -1 for none; rows that share one have it
+  computed once. Without it, row i has prompt i. `slots` rows are decoded at
+  once, 0 being all; in the place of one that has ended comes the next
+  (`ops/batching.py`). Rows, prompts and slots are cut into `parts` equal parts,
+  each of which has what it needs, and `of` counts from its part's first prompt:
+  on a mesh no cache is sent.
   """
   model, variables = model.decoding({'params': params['policy']})
-  rows, width = prompts.shape
-  ending = jnp.asarray(stops, jnp.int32)
-
-  def write(carry, hidden):
-    n, done, tokens, mask, log_p, drawn_log_p, cache = carry
-    token, full, drawn = _choose(
-        model.apply(variables, hidden, method='head'), keys, n,
-        temperature=temperature, rule=rule)
-    token = jnp.where(done, pad, token)
-    at = (0, width + n)
-    put = jax.lax.dynamic_update_slice
-    tokens = put(tokens, token[:, None], at)
-    mask = put(mask, ~done[:, None], at)
-    log_p = put(log_p, jnp.where(done, 0.0, full)[:, None], at)
-    drawn_log_p = put(drawn_log_p, jnp.where(done, 0.0, drawn)[:, None], at)
-    done = done | jnp.any(token[:, None] == ending[None], axis=1)
-    return n + 1, done, tokens, mask, log_p, drawn_log_p, cache, token
-
-  def step(carry):
-    *carry, token = carry
-    cache = carry[-1]
-    hidden, cache = model.apply(variables, token[:, None], cache)
-    return write((*carry[:-1], cache), hidden[:, 0])
-
-  cache = model.apply(variables, rows, width, method='empty_cache')
+  rows = len(keys)
+  slots = min(slots or rows, rows)
+  own = of is None  # a prompt for every row
+  of = partwise.numbers(rows, parts) if own else of
+  cache = model.apply(variables, *prompts.shape, method='empty_cache')
   hidden, cache = model.apply(variables, prompts, cache)
-  grow = ((0, 0), (0, max_new_tokens))
-  first = write((
-      jnp.zeros((), jnp.int32),
-      jnp.all(prompts == pad, axis=1),
-      jnp.pad(prompts, grow, constant_values=pad),
-      jnp.zeros((rows, width + max_new_tokens), bool),
-      jnp.zeros((rows, width + max_new_tokens)),
-      jnp.zeros((rows, width + max_new_tokens)),
-      cache.grown(max_new_tokens),
-  ), hidden[:, -1])
-  _, _, tokens, mask, log_p, drawn_log_p, _, _ = jax.lax.while_loop(
-      lambda c: (c[0] < max_new_tokens) & ~jnp.all(c[1]), step, first)
-  return Sampled(tokens, mask, log_p, drawn_log_p)
+  hidden, empty = hidden[:, -1], jnp.all(prompts == pad, axis=1)
+
+  def draw(state, hidden):
+    token, full, drawn = _choose(
+        model.apply(variables, hidden, method='head'),
+        partwise.take(keys, state.requests, parts), state.texts.sizes,
+        temperature=temperature, rule=rule)
+    return state.wrote(token, full, drawn, stops)
+
+  def begin(requests, before):
+    found, states, dead = cache, hidden, empty
+    if not own or slots < rows:
+      which = partwise.take(of, requests, parts)
+      found = cache.taken(which, parts)
+      states = partwise.take(hidden, which, parts)
+      dead = (which < 0) | partwise.take(empty, which, parts)
+    return draw(batching.Slots.opened(
+        found, requests, dead, before, most=max_new_tokens, pad=pad), states)
+
+  def step(state):
+    hidden, cache = model.apply(
+        variables, state.last(pad), state.cache._replace(index=state.column))
+    return draw(state._replace(cache=cache), hidden[:, 0])
+
+  texts, steps = batching.run(
+      begin, step, requests=rows, slots=slots, parts=parts, pad=pad)
+  given = jnp.where((of < 0)[:, None], pad, partwise.take(prompts, of, parts))
+  wrote = jnp.arange(max_new_tokens)[None] < texts.sizes[:, None]
+  after = lambda x: jnp.pad(x, ((0, 0), (prompts.shape[1], 0)))
+  return Sampled(
+      jnp.concatenate([given, texts.tokens], axis=1), after(wrote),
+      after(texts.log_probs), after(texts.sampling_log_probs), steps)

@@ -1,8 +1,6 @@
 """Groups, empty completions and padding of a rollout, by hand."""
 import math
 
-import pytest
-
 from rlft import episodes, health
 from rlft.types import Task, Turn
 
@@ -36,28 +34,16 @@ def test_a_completion_is_empty_when_it_is_nothing_but_a_stop():
   assert health.empty([episode(3, [STOP]), episode(3, [7])], (STOP, 7)) == 1
 
 
-def test_padding_of_one_batch_by_hand():
-  """Width 16, then 3 more columns: the fourth token is only drawn."""
-  played = [episode(3, [WORD, STOP]), episode(5, [WORD] * 4)]
-  assert health.padding(played, 2, 2) == pytest.approx(1 - (4 + 8) / (2 * 19))
-  assert health.padding([episode(16, [STOP])] * 2, 2, 2) == 0
-
-
-def test_padding_of_later_turns_and_smaller_batches_by_hand():
-  """Rows that have nothing to do are computed all the same."""
-  played = [episode(3, [STOP], [WORD, STOP]), episode(5, [WORD, STOP]),
-            episode(4, [STOP])]
-  first = 2 * (16 + 1) + 2 * 16  # two rows at a time
-  second = 2 * (16 + 1)  # a context of 7
-  needed = 3 + 6 + 4 + (7 + 1)
-  want = 1 - needed / (first + second)
-  assert health.padding(played, 3, 2) == pytest.approx(want)
-  assert health.padding(played * 2, 3, 2) == pytest.approx(want)  # two plays
+def test_what_sampling_computed_for_nothing():
+  told = health.sampling(dict(needed=30, computed=40, decoded=6, steps=8))
+  assert told == dict(sampling_padding=0.25, slot_use=0.75)
+  assert health.sampling(dict(  # all ended with their first tokens
+      needed=30, computed=40, decoded=0, steps=0))['slot_use'] == 1
 
 
 def test_groups_are_only_told_of_where_there_are_any():
   played = [episode(3, [STOP], [STOP], paid=paid) for paid in (1., 1., 0., 1.)]
-  asked = dict(batch=4, rows=4, stops=(STOP,))
+  asked = dict(stops=(STOP,))
   assert 'zero_spread' not in health.measure(played, group=1, **asked)
   assert health.measure(played, group=2, **asked)['zero_spread'] == .5
   assert health.measure(played, group=4, **asked)['zero_spread'] == 0

@@ -104,7 +104,7 @@ def test_rows_tell_what_is_padding_and_what_is_masked(whole):
     assert row['padding'] == pytest.approx(1 - row['tokens'] / size)
     assert row['masked_rows'] == 0
     assert kind == 'sft' or (
-        0 < row['sampling_padding'] < 1
+        0 < row['sampling_padding'] < 1 and 0 < row['slot_use'] <= 1
         and {0 <= row[k] <= 1 for k in ('zero_spread', 'empty', 'truncated')}
         == {True})
 

@@ -8,11 +8,14 @@ advantages. With `end_truncated` a turn that was cut is an episode's last.
 
 `verifiers=dict(workers=2, deadline=5.0)` judges completions in other processes
 (rlft/verifiers.py), those of the first `sample_rows` while the next ones are
-sampled; 0 is all at once.
+sampled; 0 is all at once. Of those, `slots` are decoded at once, 0 being all,
+and where one has ended comes the next (continuous batching,
+ops/batching.py).
 """
 import functools
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,12 +28,10 @@ from rlft import verifiers as processes
 from rlft.adapters import lora
 from rlft.envs import Environment
 from rlft.experience.demonstrations import generator
-from rlft.ops import alarms, masked, sharding, spans
+from rlft.ops import masked, sharding, spans
 from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Metrics, Rollout, Source
-
-BINS, LIMIT = 20, 4.0
 
 
 class Drawn(NamedTuple):
@@ -62,6 +63,7 @@ def source(
     mask_truncated: bool = False,
     learn_from: Sequence[str] = outcomes.LEARNED,
     verifiers: dict[str, Any] | None = None, sample_rows: int = 0,
+    slots: int = 0,
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
@@ -83,15 +85,14 @@ def source(
   pool = processes.pool(env.respond, verifiers, learned)
   start = 0 if kl_target is None else coefficient(
       advantages, kl_target, kl_horizon)
-  batch = prompts * group
-  at_once = min(
-      sharding.split(sample_rows, 'experience.sample_rows') or batch, batch)
+  meter = Counter()
   play = player(
       env, tokenizer, episodes.completer(
-          model, pad=tokenizer.pad, stops=tokenizer.stops, rows=at_once,
+          model, pad=tokenizer.pad, stops=tokenizer.stops,
+          rows=at_once(prompts * group, sample_rows, slots),
           max_new_tokens=max_new_tokens, temperature=temperature,
-          decoding=decoding), prompts, group, tries=tries, pool=pool,
-      end_truncated=end_truncated, rows=sample_rows)
+          decoding=decoding, slots=slots, meter=meter), prompts, group,
+      tries=tries, pool=pool, end_truncated=end_truncated, rows=sample_rows)
   score = scorer(model, temperature)
   enters = outcomes.admitting(learned, tokenizer.stops, not mask_truncated)
 
@@ -103,6 +104,7 @@ def source(
   def next_batch(state, params, metrics, key):
     del metrics
     clock = ledger.Clock()
+    meter.clear()
     drawn = draw(functools.partial(
         play, lora.merge(params), clock=clock), enters, key)
     chosen = flat(drawn.groups)
@@ -118,8 +120,8 @@ def source(
                       for i, e in enumerate(chosen)])
     experience = assign(rollout._replace(
         mask=rollout.mask & enter[:, None]), state)
-    measured = tell(drawn, rollout, experience, tokenizer.stops, group=group,
-                    batch=batch, rows=at_once)
+    measured = tell(drawn, rollout, experience, tokenizer.stops, group,
+                    meter)
     if decoding:
       measured['decoding_kl'] = episodes.decoding_kl(drawn.played)
     if kl_target is not None:
@@ -144,6 +146,13 @@ def refuse(temperature: float, skip_tokens: int) -> None:
   if skip_tokens < 0:
     raise ValueError(f'experience.skip_tokens is {skip_tokens}: it is a number '
                      'of tokens, 0 or more')
+
+
+def at_once(batch: int, sample_rows: int, slots: int) -> int:
+  """Rows that are sampled at once; ValueError where they do not split."""
+  sharding.split(slots, 'experience.slots')
+  return min(
+      sharding.split(sample_rows, 'experience.sample_rows') or batch, batch)
 
 
 def flat(groups: list[list]) -> list:
@@ -256,44 +265,10 @@ def to_arrays(
 
 
 def tell(drawn: Drawn, rollout: Rollout, experience: Experience,
-         stops: Sequence[int], **sizes: int) -> Metrics:
+         stops: Sequence[int], group: int, meter: Counter) -> Metrics:
   """All that is measured of a batch and of what was sampled for it."""
   tokens = sum(len(e.tokens) for e in flat(drawn.groups))
   return {'padding': 1 - tokens / rollout.tokens.size, **drawn.told,
-          **measure(rollout, experience), **outcomes.count(drawn.played, stops),
-          **health.measure(drawn.played, stops=stops, **sizes)}
-
-
-def measure(rollout: Rollout, experience: Experience) -> dict[str, float]:
-  """What a rollout says of the policy, and what is learned from it.
-
-  Log-probs are compared on all that the policy wrote, whether or not it counts
-  in the experience. `learned` is the share of rows that do.
-  `advantage_entropy` is that of the histogram of advantages over tokens, in
-  nats: BINS equal bins, LIMIT deviations to either side (at most ln BINS; the
-  bins of arXiv 2509.12235 are not stated). Halt where nothing counts.
-  """
-  wrote, mask = (np.asarray(x.mask) for x in (rollout, experience))
-  if not mask.any():
-    raise alarms.Halt(
-        'no completion of a rollout has any token that counts: look at '
-        'experience.length, which contexts are cut to' if not wrote.any() else
-        'no row of a rollout enters the loss: what they are is not in '
-        'experience.learn_from, or all were cut (mask_truncated); '
-        f'{rollout.truncated.mean():.0%} met no stop in max_new_tokens')
-  log_p, ref = map(np.asarray, (rollout.log_probs, rollout.ref_log_probs))
-  gap = np.abs(log_p - rollout.sampler_log_probs)[wrote]
-  gains = np.asarray(experience.advantages)[mask]
-  counts, _ = np.histogram(np.clip(
-      gains, -LIMIT, LIMIT), bins=BINS, range=(-LIMIT, LIMIT))
-  shares = counts[counts > 0] / counts.sum()
-  return {
-      'completion_tokens': float(wrote.sum() / len(wrote)),
-      'learned': float(mask.any(axis=1).mean()),
-      'advantage_largest': float(np.abs(gains).max()),
-      'advantage_entropy': float(-(shares * np.log(shares)).sum()),
-      'sampler_gap': float(gap.max()),
-      'sampler_gap_mean': float(gap.mean()),
-      'kl_k1': float((log_p - ref)[wrote].mean()),
-      'reference_gap': float(np.abs(log_p - ref)[wrote].max()),
-  }
+          **health.learned(rollout, experience),
+          **outcomes.count(drawn.played, stops), **health.sampling(meter),
+          **health.measure(drawn.played, group=group, stops=stops)}

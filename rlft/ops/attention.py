@@ -74,12 +74,16 @@ def extend(
     documents: Int[Array, 'B S'], index: Int[Array, ''],
     tokens: Int[Array, 'B T'], pad_id: int, bos_id: int | None
 ) -> tuple[Layout, Int[Array, 'B S']]:
-  """Layout of tokens that are written from column `index` on."""
+  """Layout of tokens that are written from column `index` on.
+
+  One token alone may be written anywhere: the columns are a ring, of which each
+  row says by its documents what is its past.
+  """
   pads = tokens == pad_id
   if bos_id is None:
-    # of an empty cache column 0, which is padding, too
+    # of an empty cache the last column, which is padding, too
     before = jax.lax.dynamic_index_in_dim(
-        documents, jnp.maximum(index - 1, 0), axis=1)
+        documents, (index - 1) % documents.shape[1], axis=1)
     starts = ~pads & jnp.concatenate([before < 0, pads[:, :-1]], axis=1)
   else:
     starts = tokens == bos_id
@@ -87,7 +91,8 @@ def extend(
   own = current[:, None] + jnp.cumsum(starts, axis=1)
   documents = jax.lax.dynamic_update_slice(
       documents, jnp.where(pads, -1, own), (0, index))
-  at = index + jnp.arange(tokens.shape[1])
-  causal = jnp.arange(documents.shape[1])[None] <= at[:, None]
-  mask = causal[None] & (own[:, :, None] == documents[:, None])
+  mask = own[:, :, None] == documents[:, None]
+  if tokens.shape[1] > 1:
+    at = index + jnp.arange(tokens.shape[1])
+    mask &= (jnp.arange(documents.shape[1])[None] <= at[:, None])[None]
   return Layout(jnp.maximum(jnp.sum(mask, axis=2) - 1, 0), mask), documents

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rlft.ops import sharding
+from rlft.ops import partwise, sharding
 
 
 class Cache(NamedTuple):
@@ -29,6 +29,35 @@ class Cache(NamedTuple):
         keys=jax.tree.map(lambda x: pad(x, -1), self.keys),
         values=jax.tree.map(lambda x: pad(x, -2), self.values),
         documents=pad(self.documents, -1, -1))
+
+  def rolled(self, columns: Int[Array, ''] | int) -> 'Cache':
+    """Every column so many further on, the last ones first."""
+    roll = lambda axis: lambda x: jnp.roll(x, columns, axis)
+    return self._replace(
+        keys=jax.tree.map(roll(-1), self.keys),
+        values=jax.tree.map(roll(-2), self.values),
+        documents=roll(-1)(self.documents))
+
+  def taken(self, rows: Int[Array, 'C'], parts: int) -> 'Cache':
+    """These rows; their numbers are of the part that each is in."""
+    def take(x):
+      return sharding.named(partwise.take(x, rows, parts, axis=x.ndim - 4),
+                            'rows', 'heads', None, None)
+
+    return self._replace(
+        keys=jax.tree.map(take, self.keys),
+        values=jax.tree.map(take, self.values),
+        documents=partwise.take(self.documents, rows, parts))
+
+  def put(self, rows: Int[Array, 'C'], new: 'Cache', parts: int) -> 'Cache':
+    """With new ones instead of these; a number beyond the part is no row."""
+    def put(x, y):
+      return partwise.put(x, rows, y, parts, axis=x.ndim - 4)
+
+    return self._replace(
+        keys=jax.tree.map(put, self.keys, new.keys),
+        values=jax.tree.map(put, self.values, new.values),
+        documents=partwise.put(self.documents, rows, new.documents, parts))
 
   @classmethod
   def empty(

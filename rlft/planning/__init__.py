@@ -140,7 +140,7 @@ def advice(row: dict[str, Any], config: ml_collections.ConfigDict) -> str:
   if config.mesh.fsdp == 1:
     ways.append('--config.mesh.data=1 --config.mesh.fsdp=-1')
   if row['name'] == 'sample':
-    ways.append('fewer experience.prompts, or more of mesh.tensor')
+    ways.append('fewer experience.slots, or more of mesh.tensor')
   else:
     ways.append('fewer rows, or a larger slice')
   return ' or '.join(ways)

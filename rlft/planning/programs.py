@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from rlft import binding, decoding, episodes, tokenizer
 from rlft.experience import rollouts
-from rlft.ops import modules, sharding, trees
+from rlft.ops import modules, prefixes, sharding, trees
 from rlft.spectral import sharded, svd
 from rlft.types import Batch, Experience, Rollout, TrainState
 
@@ -59,17 +59,11 @@ def of(config: ml_collections.ConfigDict, mesh: Any) -> list[Program]:
 def _online(config, words, model, mesh, state, update, probe, key):
   section = config.experience
   rows = section.prompts * section.get('group', 1)
-  length, new = section.length, section.get('max_new_tokens', 20)
+  length = section.length
   data = _everywhere(_experience(rows, length), mesh)
   policy = {'policy': policy_of(state.params)}
   ref = modules.cast(policy, model.dtype)
-  once = min(section.get('sample_rows') or rows, rows)
-  prompts = _everywhere(_ints(once, length - new), mesh)
-  keys = _everywhere(jax.ShapeDtypeStruct((once,), key.dtype), mesh)
   temperature = section.get('temperature', 1.0)
-  sample = episodes.sampler(
-      model, pad=words.pad, stops=words.stops, max_new_tokens=new,
-      temperature=temperature, decoding=decoding.read(config, 'config'))
   others = {k: v for k, v in state.params.items() if k != 'policy'}
   return [
       Program(config.objective.name, update, (state, data),
@@ -78,8 +72,35 @@ def _online(config, words, model, mesh, state, update, probe, key):
       Program('score', rollouts.scorer(model, temperature),
               (state.params, ref, data.rollout.tokens),
               beside=state.opt_state),
-      Program('sample', sample, (policy, prompts, keys),
-              beside=(others, state.opt_state, ref))]
+      _sample(config, words, model, mesh, key, policy)._replace(
+          beside=(others, state.opt_state, ref))]
+
+
+def _sample(config, words, model, mesh, key, policy):
+  """The sampler of a first turn, whose groups share a prompt.
+
+  With several turns that of later ones: hardly any contexts are the same.
+  """
+  section = config.experience
+  group, tries = section.get('group', 1), section.get('tries', 1)
+  rows, new = section.prompts * group, section.get('max_new_tokens', 20)
+  once = min(section.get('sample_rows') or rows, rows)
+  slots = min(section.get('slots') or once, once)
+  with sharding.over(mesh):
+    parts = prefixes.parts(once, slots)
+  sample = episodes.sampler(
+      model, pad=words.pad, stops=words.stops, max_new_tokens=new,
+      temperature=section.get('temperature', 1.0),
+      decoding=decoding.read(config, 'config'),
+      slots=slots if slots < once else 0, parts=parts)
+  size = once // parts
+  prompts = once if tries > 1 else prefixes.room([
+      len({row // group for row in range(part * size, (part + 1) * size)})
+      for part in range(parts)], once)
+  return Program('sample', sample, (policy, *_everywhere((
+      _ints(prompts, section.length - new),
+      jax.ShapeDtypeStruct((once,), key.dtype),
+      None if prompts == once else _ints(once)), mesh)))
 
 
 def policy_of(params: PyTree) -> PyTree:

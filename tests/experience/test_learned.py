@@ -56,7 +56,14 @@ def scripted(monkeypatch):
             tokenizer=WORDS, model=tiny.model(), advantages=rloo.advantages,
             ref_params=tiny.initialised(), tries=1) | changes)
 
-  monkeypatch.setattr(rollouts.episodes, 'completer', lambda *_, **__: complete)
+  def completer(*_, meter, **__):
+    def metered(*asked):
+      meter.update(computed=1)
+      return complete(*asked)
+
+    return metered
+
+  monkeypatch.setattr(rollouts.episodes, 'completer', completer)
   return source
 
 

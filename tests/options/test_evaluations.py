@@ -6,6 +6,7 @@ from tests import options, tiny
 from tests.options import Beside
 
 GIVEN = ('base_params',)  # by the run, as are the arguments before the star
+SPEED = ('rows', 'slots', 'verifiers')  # change no number: tests of their own
 SAMPLED = dict(temperature=1.0)
 BASE = dict(env=tiny.game(split='held_out'), n=6, rows=6, max_new_tokens=6)
 OTHER = dict(
@@ -27,8 +28,7 @@ def told(**given):
 
 
 PARTS = [options.Part(
-    'evaluate', options.keywords(
-        evaluate.make, (*GIVEN, 'rows', 'verifiers')), told,
+    'evaluate', options.keywords(evaluate.make, (*GIVEN, *SPEED)), told,
     OTHER)]
 
 
@@ -45,14 +45,15 @@ def test_what_is_repeated_is_the_same():
 
 
 @pytest.mark.slow
-def test_rows_change_how_many_are_sampled_at_once_and_no_row(monkeypatch):
+def test_rows_and_slots_change_how_it_is_sampled_and_no_row(monkeypatch):
   """For speed and memory alone."""
   seen, real = [], episodes.completer
 
-  def completer(*arguments, rows, **more):
-    seen.append(rows)
-    return real(*arguments, rows=rows, **more)
+  def completer(*arguments, rows, slots, **more):
+    seen.append((rows, slots))
+    return real(*arguments, rows=rows, slots=slots, **more)
 
   monkeypatch.setattr(episodes, 'completer', completer)
   assert not options.differs(told(**SAMPLED), told(**SAMPLED, rows=2))
-  assert seen == [6, 2]
+  assert not options.differs(told(**SAMPLED), told(**SAMPLED, slots=3))
+  assert seen == [(6, 0), (2, 0), (6, 0), (6, 3)]

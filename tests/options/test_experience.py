@@ -18,7 +18,7 @@ from tests import options, tiny
 from tests.options import Beside
 
 GIVEN = ('tokenizer', 'model', 'advantages', 'ref_params')  # by the run
-SPEED = ('sample_rows', 'verifiers')  # change no number: a test of their own
+SPEED = ('sample_rows', 'slots', 'verifiers')  # no number: a test of their own
 SKILL = dict(one=dict(weight=1.0, env=tiny.game()))
 FOLLOWS = dict(kl_target=0.05)
 BASE = {
@@ -154,13 +154,13 @@ def test_what_is_repeated_is_the_same():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('more', [
-    dict(sample_rows=4), dict(verifiers=dict(workers=1))])
+    dict(sample_rows=4), dict(slots=2), dict(verifiers=dict(workers=1))])
 def test_what_is_for_speed_changes_how_it_is_done_and_no_number(
     monkeypatch, more):
-  """How many rows are sampled at once, and where they are judged."""
+  """How many rows are sampled and decoded at once, where they are judged."""
   seen, completer, pool = [], episodes.completer, verifiers.pool
   monkeypatch.setattr(episodes, 'completer', lambda *a, **k: seen.append(
-      k['rows']) or completer(*a, **k))
+      (k['rows'], k['slots'])) or completer(*a, **k))
   monkeypatch.setattr(verifiers, 'pool', lambda respond, section, known: (
       seen.append(section) or pool(respond, section, known)))
   plain = told('rollouts')
