@@ -1,7 +1,7 @@
 """A step of Tunix' GRPO and PPO (google-tunix 0.1.7): see `rl.py`.
 
 Runs in an environment of Tunix' own: its own cluster, learners and sampler on
-one device, float32, no remat, nothing logged or saved, a cache of a row's width.
+one device, float32, no remat, nothing logged or saved, caches as wide as rows.
 A mini batch of Tunix has a rollout of its own: all rows are one here, which
 spares it three rollouts and three optimizer steps of the others' four.
 Its PPO hands `segment_ids` to the critic, which its Llama does not take: there
