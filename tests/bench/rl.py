@@ -6,11 +6,12 @@
 A step is all of it, by each library's own loop: 64 completions of exactly 64
 tokens after prompts of 32 (GRPO: 16 prompts, 4 of each), a reward read off the
 text, log-probs of policy and reference, values, and one epoch of AdamW over
-four minibatches of 16 rows. Float32 on two threads, Llama shapes of
-`models.py`. CPU seconds of the process (user and system) per step, medians over
-the steps of all rounds after two that compile; wall seconds beside them, and
-CPU seconds by phase: rollout (sampling, decoding), score (reward, log-probs,
-values, advantages), update.
+four minibatches of 16 rows. Float32, Llama shapes of `models.py`, two threads
+that wait without spinning: torch's would else be charged for whatever else the
+machine does. CPU seconds of the process (user and system) per step, medians
+over the steps of all rounds after two that compile; wall seconds beside them,
+and CPU seconds by phase: rollout (sampling, decoding), score (reward,
+log-probs, values, advantages), update.
 
 Engines run by turns in processes of their own, peers in environments of their
 own (`make bench`): TRL 1.16.0 for GRPO and 1.12.0, the last that has it, for
@@ -54,8 +55,8 @@ def environment(shape: str):
 
 
 def source(algorithm: str, shape: str, words, model, reference):
-  """Rollouts of 64 rows, as wide as their prompts and completions need."""
-  from rlft import episodes, parts
+  """Rollouts of 64 rows, as wide as their prompts and completions."""
+  from rlft import parts
   from rlft.experience import rollouts
   group = rl_task.GROUP if algorithm == 'grpo' else 1
   hyper = dict(kl_reward_coef=rl_task.PPO_KL) if algorithm == 'ppo' else {}
@@ -65,7 +66,7 @@ def source(algorithm: str, shape: str, words, model, reference):
           'objectives', 'advantages', name=algorithm, **hyper),
       prompts=rl_task.ROWS // group, group=group, temperature=1.0,
       max_new_tokens=rl_task.NEW,
-      length=episodes.width_of(rl_task.PROMPT) + rl_task.NEW)
+      length=rl_task.PROMPT + rl_task.NEW)
 
 
 def run(algorithm: str, shape: str, folder: pathlib.Path, steps: int, clock
@@ -146,7 +147,8 @@ def asked(engine: str, algorithm: str, *words: object) -> dict | None:
        'tests.bench.rl', 'child', engine, algorithm, *map(str, words)],
       capture_output=True, text=True, check=False,
       env=kept | {'OMP_NUM_THREADS': str(THREADS), 'JAX_PLATFORMS': 'cpu',
-                  'HF_HUB_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false'}
+                  'OMP_WAIT_POLICY': 'PASSIVE', 'HF_HUB_OFFLINE': '1',
+                  'TOKENIZERS_PARALLELISM': 'false'}
       | ({'PYTHONPATH': path[0]} if path else {}))
   if done.returncode:
     print(f'{engine} {algorithm} {words[0]}: failed, '
