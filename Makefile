@@ -79,11 +79,13 @@ multi: $(VENV)/.tested
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest -n 2 --dist=load \
 		--durations=10 -o python_files='drill_*.py' tests/multi
 
-bench: $(VENV)/.tested
+bench: $(VENV)/.tested $(VENV)-trl/.made $(VENV)-tunix/.made
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
 	$(VENV)/bin/python -m tests.bench.spectral
 	$(VENV)/bin/python -m tests.bench.models
+	$(PEERS) TUNIX_PYTHON=$(abspath $(VENV)-tunix/bin/python) \
+		$(VENV)/bin/python -m tests.bench.rl
 	$(VENV)/bin/python -m tests.bench.gpu_svd
 	$(VENV)/bin/python -m tests.bench.gpu_models
 
@@ -131,5 +133,10 @@ $(VENV)-trl/.made: tests/parity/rl/trl.txt constraints.txt
 		--target $(VENV)-trl/ppo trl==1.12.0
 	touch $@
 
+$(VENV)-tunix/.made: tests/bench/tunix.txt
+	$(PYTHON) -m venv $(VENV)-tunix
+	$(VENV)-tunix/bin/python $(PEER_PIP) -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-verl $(VENV)-trl build *.egg-info
+	rm -rf $(VENV) $(VENV)-verl $(VENV)-trl $(VENV)-tunix build *.egg-info

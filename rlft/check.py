@@ -18,7 +18,6 @@ from rlft import (
   arms,
   binding,
   envs,
-  episodes,
   observe,
   parts,
   presets,
@@ -72,11 +71,11 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
 
 def room(prompt: int, section: ml_collections.ConfigDict) -> None:
   """That a prompt of so many tokens leaves room for a completion."""
-  width, length = episodes.width_of(prompt), section.get('length')
-  if length is not None and width >= length:
+  length = section.get('length')
+  if length is not None and prompt >= length:
     raise ValueError(
-        f'experience.length is {length}, but a prompt of {prompt} tokens '
-        f'alone takes {width}: raise it')
+        f'experience.length is {length}, but a prompt alone has {prompt} '
+        'tokens: raise it')
 
 
 def decoding(config: ml_collections.ConfigDict) -> None:

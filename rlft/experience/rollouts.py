@@ -240,10 +240,12 @@ def to_arrays(
 ) -> dict[str, np.ndarray]:
   """Episodes as arrays of a Rollout, those that the sampler knows.
 
-  Prompts are left-padded so that first completions start in one column.
+  Prompts are left-padded so that first completions start in one column, right
+  after the longest: what is scored and learned from is `length` wide whatever
+  the prompts are, so that no rounded width saves a compilation here.
   """
   starts = [e.mask.index(True) for e in played]
-  prompt = episodes.width_of(max(starts))
+  prompt = max(starts)
 
   def column(name, fill, dtype):
     return packed([getattr(e, name) for e in played], fill, dtype)

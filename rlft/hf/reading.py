@@ -53,8 +53,7 @@ def params(
   checkpoint, where = plan(folder, wanted)
   if where.twin:
     _same(checkpoint, where)
-  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  laid = dict.fromkeys(wanted, one) if shardings is None else (
+  laid = dict.fromkeys(wanted) if shardings is None else (
       trees.named(shardings))
   made = [
       _parameter(checkpoint, where.parameters[path], shape, laid[path])
@@ -64,7 +63,7 @@ def params(
 
 def _parameter(
     checkpoint: Checkpoint, parameter: names.Parameter,
-    shape: tuple[int, ...], sharding: jax.sharding.Sharding,
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding | None,
 ) -> Array:
   if not parameter.stacked:
     return _piece(
@@ -80,7 +79,7 @@ def _parameter(
 
 def _piece(
     checkpoint: Checkpoint, name: str, transposed: bool,
-    shape: tuple[int, ...], sharding: jax.sharding.Sharding,
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding | None,
 ) -> Shaped[Array, '...']:
   """A tensor in its own dtype, over the devices of a sharding."""
 
@@ -93,11 +92,16 @@ def _piece(
     return found.T if transposed else found
 
   # One at a time: what the host reads is let go before the next is read.
+  if sharding is None:
+    # Bound to no device, as all else that a run begins with: of a state that is
+    # in part, the first step's program would not be the second's.
+    return jax.block_until_ready(jnp.array(read((slice(None),) * len(shape))))
   return jax.block_until_ready(jax.make_array_from_callback(
       shape, sharding, read, dtype=DTYPES[checkpoint.tensors[name].dtype]))
 
 
-def _one_layer(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+def _one_layer(
+    sharding: jax.sharding.Sharding | None) -> jax.sharding.Sharding | None:
   """The sharding of a stack's matrices."""
   if not isinstance(sharding, jax.sharding.NamedSharding):
     return sharding

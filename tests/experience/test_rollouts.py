@@ -61,14 +61,16 @@ def test_shapes_are_those_of_the_config():
 def test_completions_of_one_prompt_share_its_id():
   rollout = drawn()[0].rollout
   assert rollout.prompt_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-  prompts = [tuple(row[:16]) for row in rollout.tokens]
+  start = rollout.mask[0].argmax()
+  prompts = [tuple(row[:start]) for row in rollout.tokens]
   assert [prompts.index(p) for p in prompts] == [0, 0, 2, 2, 4, 4, 6, 6]
   assert (rollout.tokens[0] != rollout.tokens[1]).any()  # yet differ
 
 
 def test_first_completions_start_in_one_column():
   mask = drawn()[0].mask
-  assert not mask[:, :16].any() and mask[:, 16].all()
+  start = mask[0].argmax()
+  assert not mask[:, :start].any() and mask[:, start].all()
 
 
 def test_turns_alternate_with_feedback():
@@ -197,23 +199,25 @@ STOPS_AT_2 = WORDS._replace(pad=0, end=2, stops=(2,))
 
 
 def test_arrays_by_hand():
+  """The longest prompt begins in the first column: none is padding alone."""
   arrays = rollouts.to_arrays(
       [episode([1, 7], [9, 2]), episode([1, 8, 8], [9])],
-      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], STOPS_AT_2, length=20)
-  assert arrays['tokens'][:, 13:].tolist() == [
+      [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.0, 1.0]], STOPS_AT_2, length=7)
+  assert arrays['tokens'].tolist() == [
       [0, 1, 7, 9, 2, 0, 0], [1, 8, 8, 9, 0, 0, 0]]
-  assert arrays['turn_ids'][0, 13:].tolist() == [-1, -1, -1, 0, 0, -1, -1]
-  assert arrays['rewards'][:, 16:18].tolist() == [[0, 5], [5, 0]]
-  assert arrays['weights'][:, 15:18].tolist() == [[0, 0.5, 1], [0, 1, 0]]
-  assert arrays['sampler_log_probs'][:, 15:18].tolist() == [
+  assert arrays['turn_ids'][0].tolist() == [-1, -1, -1, 0, 0, -1, -1]
+  assert arrays['rewards'][:, 3:5].tolist() == [[0, 5], [5, 0]]
+  assert arrays['weights'][:, 2:5].tolist() == [[0, 0.5, 1], [0, 1, 0]]
+  assert arrays['sampler_log_probs'][:, 2:5].tolist() == [
       [0, -0.5, -0.5], [0, -0.5, 0]]
   assert arrays['truncated'].tolist() == [False, True]
 
 
 def test_a_row_that_is_too_short_is_refused():
-  with pytest.raises(ValueError, match='does not fit in 18: raise'):
-    rollouts.to_arrays(
-        [episode([1, 7], [9, 9, 2])], [[0.0] * 5], STOPS_AT_2, length=18)
+  row = [episode([1, 7], [9, 9, 2])], [[0.0] * 5], STOPS_AT_2
+  rollouts.to_arrays(*row, length=5)
+  with pytest.raises(ValueError, match='does not fit in 4: raise'):
+    rollouts.to_arrays(*row, length=4)
 
 
 def test_a_temperature_of_zero_explores_nothing():

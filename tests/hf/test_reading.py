@@ -3,6 +3,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rlft.checkpoints import directory
 from rlft.hf import reading
 from rlft.ops import trees
+from rlft.training import metrics
 from tests.parity import fixtures, ours
 
 PAD = 63
@@ -57,6 +59,17 @@ def test_every_number_is_the_stored_one(name):
   found, want = ours.by_tensor(params, folder), stored(folder)
   for tensor, x in found.items():
     np.testing.assert_array_equal(x, want[tensor])
+
+
+def test_a_step_from_what_was_read_is_compiled_once():
+  """What is bound to a device binds what comes out: another program."""
+  _, params = ours.load(fixtures.ROOT / 'llama_tied_twin', PAD)
+  step = jax.jit(lambda params, count: (params, count + 1))
+  heard = metrics.Compilations()
+  state = step(params, jnp.zeros((), jnp.int32))
+  once = heard.count
+  step(*state)
+  assert heard.count == once > 0
 
 
 def test_a_shard_that_is_missing_is_named(copy):
