@@ -82,6 +82,7 @@ multi: $(VENV)/.tested
 bench: $(VENV)/.tested
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
+	$(VENV)/bin/python -m tests.bench.sampling
 	$(VENV)/bin/python -m tests.bench.spectral
 	$(VENV)/bin/python -m tests.bench.models
 	$(VENV)/bin/python -m tests.bench.gpu_svd
