@@ -82,6 +82,7 @@ multi: $(VENV)/.tested
 bench: $(VENV)/.tested $(VENV)-trl/.made $(VENV)-tunix/.made
 	$(VENV)/bin/python -m tests.bench.scoring
 	$(VENV)/bin/python -m tests.bench.speed
+	$(VENV)/bin/python -m tests.bench.sampling
 	$(VENV)/bin/python -m tests.bench.spectral
 	$(VENV)/bin/python -m tests.bench.models
 	$(PEERS) TUNIX_PYTHON=$(abspath $(VENV)-tunix/bin/python) \
