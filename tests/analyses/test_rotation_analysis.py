@@ -60,14 +60,14 @@ def column(found, name, module):
 
 
 def test_rows_and_curves_have_the_promised_shape():
-  found = analyse(weights(0), updated(weights(0), weights(1), .1), draws=2)
+  found = analyse(weights(0), updated(weights(0), weights(1), .1), draws=4)
   assert [(r['layer'], r['module']) for r in found['rows']] == [
       (layer, m) for layer in range(L) for m in MODULES]
   assert all(set(r) == FIELDS for r in found['rows'])
   curves = found.pop('curves')
   json.dumps(found, allow_nan=False)
   assert {k: found[k] for k in ('before', 'after', 'seed', 'draws')} == dict(
-      before='a', after='b', seed=0, draws=2)
+      before='a', after='b', seed=0, draws=4)
   for module in MODULES:
     for name, size in (
         ('angles', 4), ('angles_null', 4), ('cosine', D), ('cosine_null', D),
@@ -93,7 +93,7 @@ def test_a_known_rotation_of_one_side_is_read_off(side):
   before = tree(jnp.asarray(np.stack([still] * L), jnp.float32), down)
   after = tree(jnp.asarray(np.stack([still, moved] + [still] * (L - 2)),
                            jnp.float32), down)
-  found = analyse(before, after)
+  found = analyse(before, after, select='query')
   angles = found['curves']['query/angles']
   np.testing.assert_allclose(angles[1], [0, 0, 0, .3], atol=2e-6)
   np.testing.assert_allclose(angles[0], 0, atol=2e-6)
@@ -126,7 +126,7 @@ def test_values_and_energies_by_hand_in_the_old_basis():
   before, after = (
       tree(jnp.asarray(np.stack([u @ x @ v.T] * L), jnp.float32), down)
       for x in (np.diag(s), np.diag(s) + change))
-  found = analyse(before, after)
+  found = analyse(before, after, select='query')
   row = next(r for r in found['rows'] if r['module'] == 'query')
   np.testing.assert_allclose(row['energy_diagonal'], 5 / 14.25, atol=1e-5)
   np.testing.assert_allclose(row['energy_rotated'], 9.25 / 14.25, atol=1e-5)
@@ -180,12 +180,11 @@ def test_a_turn_of_the_leading_directions_beats_its_null():
   before, after = (
       tree(jnp.asarray(x * s @ v.swapaxes(1, 2), jnp.float32), down)
       for x in (u, u @ turn))
-  for row in analyse(before, after)['rows']:
-    if row['module'] == 'query':
-      np.testing.assert_allclose(row['angle_top_rad'], .2, atol=.02)
-      assert row['angle_top_rad'] > 1.5 * row['angle_null_high_rad']
-      np.testing.assert_allclose(row['stable_rank'], 4, rtol=.2)
-      assert row['energy_rotated'] > .98
+  for row in analyse(before, after, select='query')['rows']:
+    np.testing.assert_allclose(row['angle_top_rad'], .2, atol=.02)
+    assert row['angle_top_rad'] > 1.5 * row['angle_null_high_rad']
+    np.testing.assert_allclose(row['stable_rank'], 4, rtol=.2)
+    assert row['energy_rotated'] > .98
 
 
 def test_random_updates_exceed_as_often_as_chance_has_it():
@@ -202,8 +201,8 @@ def test_random_updates_exceed_as_often_as_chance_has_it():
 def test_exceeding_is_beyond_every_draw_and_the_floor():
   before, after = weights(0), updated(weights(0), weights(1), .1)
   # The other pair's update is this one itself: nothing is beyond it.
-  found = analyse(before, after, null_after='b')
-  plain = analyse(before, after)
+  found = analyse(before, after, null_after='b', select='down')
+  plain = analyse(before, after, select='down')
   for row, alone in zip(found['rows'], plain['rows'], strict=True):
     assert set(row) - set(alone) == {
         f'{stem}_cross{unit}' for stem, unit in NUMBERS.values()}
@@ -228,12 +227,13 @@ def test_an_update_below_the_rounding_of_its_storage_exceeds_nothing():
   before = jax.tree.map(low, weights(0))
   flip = jax.tree.map(lambda w: low(w * (1 + 2.**-8 * (
       rng.random(w.shape) < .3))), before)
-  found = analyse(before, flip)
+  found = analyse(before, flip, select='down')
   for row in found['rows']:
     assert row['floor_mantissa_bits'] == 7
     assert .5 < row['update_sparsity'] < .95
     assert row['angle_top_rad'] < 3 * row['angle_floor_rad']
-  exact = analyse(weights(0), updated(weights(0), weights(1), 1e-3))
+  exact = analyse(weights(0), updated(weights(0), weights(1), 1e-3),
+                  select='down')
   for row, rounded in zip(exact['rows'], found['rows'], strict=True):
     assert row['floor_mantissa_bits'] == 23
     assert row['angle_floor_rad'] < 1e-3 * rounded['angle_floor_rad'] + 2e-6
@@ -241,7 +241,8 @@ def test_an_update_below_the_rounding_of_its_storage_exceeds_nothing():
 
 def test_the_floor_can_be_that_of_a_format_by_name():
   before = weights(0)
-  found = analyse(before, updated(before, weights(1), .1), floor='bfloat16')
+  found = analyse(before, updated(before, weights(1), .1), floor='bfloat16',
+                  select='down')
   for row in found['rows']:
     path = next(p for p in trees.matrices(before) if row['module'] in p)
     w = np.asarray(trees.matrices(before)[path][row['layer']])
@@ -259,7 +260,7 @@ def test_bfloat16_weights_are_float32_weights_of_the_same_values():
   short = [jax.tree.map(lambda w: w.astype(jnp.bfloat16), x)
            for x in (before, after)]
   long = [jax.tree.map(lambda w: w.astype(jnp.float32), x) for x in short]
-  one, two = analyse(*short), analyse(*long)
+  one, two = (analyse(*pair, select='down') for pair in (short, long))
   assert one['rows'] == two['rows']
   for name, curve in one['curves'].items():
     np.testing.assert_array_equal(curve, two['curves'][name])
@@ -293,11 +294,11 @@ def test_a_checkpoint_of_fresh_matrices_is_warned_of():
 
 def test_the_published_angle_is_blind_to_small_turns():
   before = weights(0)
-  rows = analyse(before, updated(before, weights(1), 1e-6),
+  rows = analyse(before, updated(before, weights(1), 1e-6), select='down',
                  reference=True)['rows']
   for row in rows:
     assert row['angle_top_rad'] < 2e-5 < row['angle_published_rad']
-  rows = analyse(before, updated(before, weights(1), .3),
+  rows = analyse(before, updated(before, weights(1), .3), select='down',
                  reference=True)['rows']
   for row in rows:
     np.testing.assert_allclose(

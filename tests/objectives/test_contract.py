@@ -3,7 +3,9 @@
 The annotation of `batch` decides which example an objective is fed. Policies
 are tables of logits, so gradients are seen where they land.
 """
+import functools
 import inspect
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 
 from rlft import parts
 from rlft.types import Batch, Experience, Outputs, Rollout
+from tests import compiled
 
 B, T, V, D = 4, 6, 5, 3
 MASK = jnp.array([
@@ -30,6 +33,7 @@ NAMES = parts.names('objectives')
 NORMAL = jax.random.normal
 
 
+@jax.jit
 def outputs_of(table):
   """A forward pass of the policy whose logits and values are the table."""
   log_p = jax.nn.log_softmax(table['logits'])
@@ -44,6 +48,7 @@ TABLE = {'logits': NORMAL(KEYS[1], (B, T, V)), 'values': NORMAL(
     KEYS[2], (B, T))}
 
 
+@functools.cache
 def example_rollout():
   near = outputs_of(TABLE)
   return Rollout(
@@ -60,14 +65,33 @@ def example_rollout():
       truncated=jnp.array([False, True, False, False]))
 
 
+class Example(NamedTuple):
+  """An objective with a batch for it, compiled once for all tests."""
+  eager: object  # (outputs, batch) -> (loss, metrics), op by op
+  loss: object  # the same as one program
+  gradient: object  # (table, batch) -> (gradient to the table, metrics)
+  batch: Batch | Experience
+
+
+@functools.cache
 def example(name):
-  """(loss, batch) of the objective of that name."""
+  """The objective of that name."""
   module = parts.load('objectives', name)
+  loss = compiled.whole(module.loss)
+  gradient = jax.jit(jax.grad(
+      lambda table, batch: loss(outputs_of(table), batch), has_aux=True))
   kind = inspect.signature(module.loss).parameters['batch'].annotation
   if kind is Batch:
-    return module.loss, Batch(TOKENS, MASK)
+    return Example(module.loss, loss, gradient, Batch(TOKENS, MASK))
   assert kind is Experience, f'no example of {kind}: add one here'
-  return module.loss, module.advantages(example_rollout())
+  return Example(
+      module.loss, loss, gradient, advantages_of(name)(example_rollout()))
+
+
+@functools.cache
+def advantages_of(name):
+  """As one program."""
+  return compiled.whole(parts.load('objectives', name).advantages)
 
 
 def poison(tree, where):
@@ -75,7 +99,7 @@ def poison(tree, where):
   def spoil(x):
     if x.shape != (B, T) or not jnp.issubdtype(x.dtype, jnp.floating):
       return x
-    return jnp.where(where, jnp.nan, x)
+    return np.where(where, np.nan, x).astype(x.dtype)
   return jax.tree.map(spoil, tree)
 
 
@@ -90,85 +114,76 @@ def objective(request):
 
 
 def test_gradient_is_finite_and_reaches_every_completion_token(objective):
-  loss, batch = objective
-  grad = jax.grad(lambda t: loss(outputs_of(t), batch)[0])(TABLE)
+  grad, _ = objective.gradient(TABLE, objective.batch)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grad))
   assert np.abs(grad['logits']).sum(-1)[MASK].min() > 1e-6
 
 
 def test_gradient_is_exactly_zero_off_the_mask(objective):
-  loss, batch = objective
-  grad = jax.grad(lambda t: loss(outputs_of(t), batch)[0])(TABLE)
+  grad, _ = objective.gradient(TABLE, objective.batch)
   assert not np.asarray(grad['logits'])[~MASK].any()
   assert not np.asarray(grad['values'])[~MASK].any()
 
 
 def test_what_stands_off_the_mask_is_not_seen(objective):
-  loss, batch = objective
-  outputs = outputs_of(TABLE)
-  want = loss(outputs, batch)
-  got = loss(poison(outputs, ~MASK), poison(batch, ~MASK))
+  outputs, batch = outputs_of(TABLE), objective.batch
+  want = objective.loss(outputs, batch)
+  got = objective.loss(poison(outputs, ~MASK), poison(batch, ~MASK))
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_rows_without_a_token_never_matter(objective):
-  loss, batch = objective
-  outputs = outputs_of(TABLE)
-  want = loss(outputs, batch)
-  some = slice(0, B - 1)
-  got = loss(*jax.tree.map(lambda x: x[some], (outputs, batch)))
+  given = outputs_of(TABLE), objective.batch
+  want = objective.loss(*given)
+  got = objective.loss(*jax.tree.map(lambda x: np.asarray(x)[:B - 1], given))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, rtol=1e-5, atol=1e-7), got, want)
 
 
 def test_order_of_rows_does_not_matter(objective):
-  loss, batch = objective
-  outputs = outputs_of(TABLE)
-  order = jnp.array([2, 0, 3, 1])
-  got = loss(*jax.tree.map(lambda x: x[order], (outputs, batch)))
+  given = outputs_of(TABLE), objective.batch
+  order = np.array([2, 0, 3, 1])
+  got = objective.loss(*jax.tree.map(lambda x: np.asarray(x)[order], given))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
-      a, b, rtol=1e-5, atol=1e-7), got, loss(outputs, batch))
+      a, b, rtol=1e-5, atol=1e-7), got, objective.loss(*given))
 
 
 def test_jit_equals_eager(objective):
-  loss, batch = objective
-  outputs = outputs_of(TABLE)
+  given = outputs_of(TABLE), objective.batch
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, rtol=1e-5, atol=1e-6),
-      jax.jit(loss)(outputs, batch), loss(outputs, batch))
+      objective.loss(*given), objective.eager(*given))
 
 
 def test_the_batch_is_data(objective):
   """No gradient enters what was computed before the update."""
-  loss, batch = objective
-  leaves, tree = jax.tree.flatten(batch)
+  leaves, tree = jax.tree.flatten(objective.batch)
   index = [i for i, x in enumerate(leaves)
            if jnp.issubdtype(x.dtype, jnp.floating)]
 
-  def of(values):
+  @jax.jit
+  @jax.grad
+  def slopes(values):
     filled = list(leaves)
     for i, value in zip(index, values, strict=True):
       filled[i] = value
-    return loss(outputs_of(TABLE), tree.unflatten(filled))[0]
+    return objective.loss(outputs_of(TABLE), tree.unflatten(filled))[0]
 
-  for grad in jax.grad(of)([leaves[i] for i in index]):
+  for grad in slopes([leaves[i] for i in index]):
     assert not np.asarray(grad).any()
 
 
 def test_nothing_that_counts_is_harmless_and_visible(objective):
-  loss, batch = objective
   empty = jax.tree.map(
-      lambda x: jnp.zeros_like(x) if x.dtype == bool else x, batch)
-  grad, metrics = jax.grad(
-      lambda t: loss(outputs_of(t), empty), has_aux=True)(TABLE)
+      lambda x: np.zeros_like(x) if x.dtype == bool else x, objective.batch)
+  grad, metrics = objective.gradient(TABLE, empty)
   assert all(not g.any() for g in jax.tree.leaves(grad))
   assert all(np.isfinite(m) for m in metrics.values())
   assert metrics['completion_tokens'] == 0
 
 
 def test_metrics_are_flat_scalars(objective):
-  loss, batch = objective
-  value, metrics = loss(outputs_of(TABLE), batch)
+  value, metrics = objective.loss(outputs_of(TABLE), objective.batch)
   assert value.shape == ()
   assert all(m.shape == () for m in metrics.values())
   assert all(name.isidentifier() for name in metrics)
@@ -181,9 +196,8 @@ ONLINE = [name for name in NAMES
 
 @pytest.mark.parametrize('name', ONLINE)
 def test_advantages_are_finite_and_zero_off_the_mask(name):
-  advantages = parts.load('objectives', name).advantages
   rollout = example_rollout()
-  result = advantages(rollout)
+  result = advantages_of(name)(rollout)
   for array in (result.advantages, result.returns):
     assert np.isfinite(array).all()
     assert not np.asarray(array)[~MASK].any()
@@ -193,8 +207,7 @@ def test_advantages_are_finite_and_zero_off_the_mask(name):
 
 @pytest.mark.parametrize('name', ONLINE)
 def test_advantages_do_not_see_what_stands_off_the_mask(name):
-  advantages = parts.load('objectives', name).advantages
-  rollout = example_rollout()
+  advantages, rollout = advantages_of(name), example_rollout()
   want, got = advantages(rollout), advantages(poison(rollout, ~MASK))
   np.testing.assert_array_equal(got.advantages, want.advantages)
   np.testing.assert_array_equal(got.returns, want.returns)
@@ -204,16 +217,15 @@ def test_advantages_do_not_see_what_stands_off_the_mask(name):
 def test_jitted_advantages_equal_eager(name):
   advantages = parts.load('objectives', name).advantages
   rollout = example_rollout()
-  for a, b in zip(floats(jax.jit(advantages)(rollout)),
+  for a, b in zip(floats(advantages_of(name)(rollout)),
                   floats(advantages(rollout)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ONLINE)
 def test_rows_without_a_token_are_of_no_group(name):
-  advantages = parts.load('objectives', name).advantages
-  rollout = example_rollout()
+  advantages, rollout = advantages_of(name), example_rollout()
   want = advantages(rollout)
-  got = advantages(jax.tree.map(lambda x: x[:B - 1], rollout))
+  got = advantages(jax.tree.map(lambda x: np.asarray(x)[:B - 1], rollout))
   np.testing.assert_allclose(
       got.advantages, want.advantages[:B - 1], rtol=1e-5, atol=1e-6)

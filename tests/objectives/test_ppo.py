@@ -1,4 +1,6 @@
 """PPO's loss: what it is equal to, and every option's effect, by hand."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from rlft.objectives import ppo
 from rlft.ops import kl, masked
 from rlft.types import Experience, Outputs, Rollout
+from tests import compiled
 
+ppo = compiled.objective(ppo)
 B, T, V = 3, 5, 4
 KEYS = jax.random.split(jax.random.key(0), 9)
 TOKENS = jax.random.randint(KEYS[0], (B, T), 0, V)
@@ -17,6 +21,7 @@ MASK = jnp.array([[False, True, True, True, True],
 LOGITS = jax.random.normal(KEYS[1], (B, T, V))
 
 
+@jax.jit
 def outputs_of(logits, tokens=TOKENS, values=None):
   log_p = jax.nn.log_softmax(logits)
   chosen = jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
@@ -52,15 +57,20 @@ def rollout_of():
 
 def one_token(log_ratio, gain, **kwargs):
   """(loss, gradient to the log-probability, metrics) of a single token."""
+  (value, metrics), grad = one_token_of(
+      np.full((1, 1), -1. + log_ratio, np.float32),
+      np.full((1, 1), gain, np.float32), tuple(kwargs.items()))
+  return value, grad[0, 0], metrics
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def one_token_of(log_prob, gain, options):
   def loss(log_prob):
     new = Outputs(log_prob, log_prob * 0 + 1.5, log_prob * 0,
                   log_prob[..., None])
     return ppo.loss(new, experience_of(
-        jnp.full((1, 1), -1.), jnp.full((1, 1), gain), jnp.ones((1, 1), bool)),
-        **kwargs)
-  (value, metrics), grad = jax.value_and_grad(loss, has_aux=True)(
-      jnp.full((1, 1), -1. + log_ratio))
-  return value, grad[0, 0], metrics
+        jnp.full((1, 1), -1.), gain, jnp.ones((1, 1), bool)), **dict(options))
+  return jax.value_and_grad(loss, has_aux=True)(log_prob)
 
 
 # ---- identities
@@ -78,13 +88,16 @@ def test_on_policy_gradient_is_the_policy_gradient_with_baseline():
   def policy_gradient(logits):
     return -masked.mean(gains * outputs_of(logits).log_probs, MASK)
 
-  want = jax.grad(policy_gradient)(LOGITS)
+  def clipped(logits):
+    return ppo.loss(outputs_of(logits), experience_of(old, gains, MASK),
+                    value_coef=0.)[0]
+
+  want, got, at_one = jax.jit(lambda x: [jax.grad(f)(x) for f in (
+      policy_gradient, surrogate, clipped)])(LOGITS)
   assert np.abs(want).max() > 0.01
-  np.testing.assert_allclose(jax.grad(surrogate)(LOGITS), want, atol=1e-6)
+  np.testing.assert_allclose(got, want, atol=1e-6)
   # and at ratio 1 the clip and the guard change nothing
-  clipped = jax.grad(lambda x: ppo.loss(
-      outputs_of(x), experience_of(old, gains, MASK), value_coef=0.)[0])
-  np.testing.assert_allclose(clipped(LOGITS), want, atol=1e-6)
+  np.testing.assert_allclose(at_one, want, atol=1e-6)
 
 
 def test_gradient_is_that_of_the_expected_reward_for_any_behaviour():
@@ -105,8 +118,9 @@ def test_gradient_is_that_of_the_expected_reward_for_any_behaviour():
         experience_of(uniform, gains, jnp.ones((V, 1), bool)),
         clip=1e6, ratio_guard=None)[0]
 
-  np.testing.assert_allclose(
-      jax.grad(loss)(logits), -jax.grad(expected)(logits), atol=1e-6)
+  got, want = jax.jit(
+      lambda x: (jax.grad(loss)(x), -jax.grad(expected)(x)))(logits)
+  np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_by_hand_ratios_are_per_token_and_tokens_weigh_the_same():
@@ -188,8 +202,8 @@ def value_case(**kwargs):
         Outputs(zeros, zeros, value, value[..., None]),
         experience_of(zeros, zeros, zeros == 0, values=zeros + 1.,
                       returns=zeros + 2.), **kwargs)
-  (value, metrics), grad = jax.value_and_grad(loss, has_aux=True)(
-      jnp.full((1, 1), 1.5))
+  (value, metrics), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+      np.full((1, 1), 1.5, np.float32))
   return value, grad[0, 0], metrics
 
 
@@ -216,7 +230,7 @@ def test_the_critic_is_trained_towards_the_returns():
   def loss(values):
     return ppo.loss(outputs_of(LOGITS, values=values), batch)[0]
 
-  grad = jax.grad(loss)(rollout.values)
+  grad = jax.jit(jax.grad(loss))(rollout.values)
   want = 0.5 * (rollout.values - batch.returns) / MASK.sum()
   np.testing.assert_allclose(
       grad, masked.keep(want, MASK), atol=1e-6)
@@ -278,8 +292,9 @@ def test_descending_the_kl_term_approaches_the_reference(name):
         jnp.ones((1, 1), bool), ref_log_probs=ref_log_probs),
         kl_coef=1., kl_estimator=name)[0]
 
-  grad = sum(jax.nn.softmax(policy)[w] * jax.grad(word_loss)(policy, w)
-             for w in range(V))
+  grad = jax.jit(lambda x: sum(
+      jax.nn.softmax(x)[w] * jax.grad(word_loss)(x, w) for w in range(V)))(
+          policy)
   before = kl.exact(policy, ref)
   after = kl.exact(policy - 0.1 * grad, ref)
   assert after < before - 1e-3

@@ -1,4 +1,6 @@
 """PPO of whole turns: by hand, beside PPO of tokens, through failed hands."""
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +13,16 @@ from tests import compiled
 
 ppo, turn_ppo, turn_ppo_published = map(
     compiled.objective, (ppo, turn_ppo, turn_ppo_published))
-KEYS = jax.random.split(jax.random.key(0), 8)
+KEYS = tuple(jax.random.split(jax.random.key(0), 8))  # inside jit, too
 # Three hands: two turns with feedback between, one turn, three turns.
 IDS = jnp.array([[-1, 0, 0, 0, -1, 1, 1, -1],
                  [-1, 0, 0, -1, -1, -1, -1, -1],
                  [-1, -1, 0, -1, 1, 1, 1, 2]])
 MASK = IDS >= 0
-STARTS = turns.starts(IDS)
+STARTS = jax.jit(turns.starts)(IDS)
 
 
+@jax.jit
 def rollout_of(ids=IDS, **arrays):
   """Random floats, also off the mask, unless given."""
   names = ('rewards', 'log_probs', 'ref_log_probs', 'values', 'weights')
@@ -85,9 +88,9 @@ def test_two_turns_of_three_tokens_by_hand():
 
 def test_the_gradient_of_a_token_is_its_weight_in_the_turn():
   rollout = rollout_of()
-  gains = turns.spread(jax.random.normal(KEYS[5], IDS.shape), IDS)
-  grad = jax.grad(lambda log_p: turn_ppo.loss(
-      outputs_of(log_p), Experience(rollout, gains, gains), value_coef=0.)[0])(
+  gains = jax.jit(turns.spread)(jax.random.normal(KEYS[5], IDS.shape), IDS)
+  grad = jax.jit(jax.grad(lambda log_p: turn_ppo.loss(
+      outputs_of(log_p), Experience(rollout, gains, gains), value_coef=0.)[0]))(
           rollout.log_probs)
   count = masked.count(STARTS)
   want = jnp.where(MASK, -rollout.weights * gains / count, 0.)
@@ -97,8 +100,8 @@ def test_the_gradient_of_a_token_is_its_weight_in_the_turn():
 
 def test_only_the_first_token_of_a_turn_has_a_value():
   batch = turn_ppo.advantages(rollout_of())
-  grad = jax.grad(lambda values: turn_ppo.loss(
-      outputs_of(batch.rollout.log_probs, values), batch)[0])(
+  grad = jax.jit(jax.grad(lambda values: turn_ppo.loss(
+      outputs_of(batch.rollout.log_probs, values), batch)[0]))(
           batch.rollout.values)
   np.testing.assert_array_equal(np.asarray(grad) != 0, STARTS)
 
@@ -115,14 +118,19 @@ def test_the_ratio_is_one_before_anything_has_moved():
 
 def one_turn(log_ratio, gain, **kwargs):
   """(loss, gradient to the turn's log-prob): two tokens that weigh a half."""
+  value, grad = one_turn_of(log_ratio, gain, tuple(kwargs.items()))
+  return float(value), float(grad)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def one_turn_of(log_ratio, gain, options):
   ids = jnp.zeros((1, 2), jnp.int32)
   full = lambda x: jnp.full((1, 2), x)
   rollout = rollout_of(ids, weights=full(0.5), log_probs=full(-1.),
                        ref_log_probs=full(-1.), values=full(0.))
-  value, grad = jax.value_and_grad(lambda x: turn_ppo.loss(
+  return jax.value_and_grad(lambda x: turn_ppo.loss(
       outputs_of(full(-1.) + x), Experience(rollout, full(gain), full(0.)),
-      **kwargs)[0])(log_ratio)
-  return float(value), float(grad)
+      **dict(options))[0])(log_ratio)
 
 
 @pytest.mark.parametrize('ratio, gain, value, grad', [
@@ -194,9 +202,9 @@ def test_turns_of_one_token_are_tokens():
     np.testing.assert_allclose(one.returns, other.returns, atol=1e-6)
   outputs = moved(rollout)
   settings = dict(clip=0.03, value_clip=0.03, kl_coef=0.1, entropy_coef=0.1)
-  one, other = (jax.value_and_grad(
+  one, other = (jax.jit(jax.value_and_grad(
       lambda out, part=part: part.loss(out, other, **settings),
-      has_aux=True)(outputs) for part in (turn_ppo, ppo))
+      has_aux=True))(outputs) for part in (turn_ppo, ppo))
   assert 0 < other[0][1]['clip_fraction'] < 1
   jax.tree.map(lambda a, b: np.testing.assert_allclose(
       a, b, rtol=1e-5, atol=1e-7), one, other)
