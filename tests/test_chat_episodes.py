@@ -209,9 +209,9 @@ def test_a_prompt_that_leaves_no_room_is_told_before_the_run():
   config.tokenizer = 'asset:llama3_chat'
   config.env.text = 'paper'
   config.evals.id.env.text = 'paper'
-  config.experience.length = 200
+  config.experience.length = 150
   with pytest.raises(ValueError, match=(
-      r'experience\.length is 200, but a prompt of 1\d\d tokens alone takes')):
+      r'experience\.length is 150, but a prompt alone has 1\d\d tokens')):
     check.run(config)
   config.experience.length = 320
   check.run(config)
