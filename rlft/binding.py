@@ -101,10 +101,18 @@ def build_source(config, model, words, ref_params) -> Source:
 
 def build_update(config, model) -> tuple[Callable, Any, Callable]:
   """The sections `objective`, `passes` and `optimizer`."""
+  section = config.experience
   return compile_update(
-      model, config.experience.get('temperature', 1.0), config.num_steps,
+      model, section.get('temperature', 1.0), config.num_steps,
       *(tuple(config[section].items())
-        for section in ('objective', 'passes', 'optimizer')))
+        for section in ('objective', 'passes', 'optimizer')),
+      **shared_prompt(section))
+
+
+def shared_prompt(section) -> dict[str, int]:
+  """What of the section `experience` says that rows share their prompt."""
+  prompt = section.get('prompt_length', 0)
+  return dict(prompt=prompt, group=section.get('group', 1) if prompt else 1)
 
 
 def refuse(
@@ -161,19 +169,22 @@ def state_shapes(config, family: Any, model: Any, tx: Any) -> TrainState:
 @functools.lru_cache  # runs of a study that differ in their start share it
 def compile_update(
     model: Any, temperature: float, num_steps: int, objective: tuple,
-    passes: tuple, settings: tuple,
+    passes: tuple, settings: tuple, prompt: int = 0, group: int = 1,
 ) -> tuple[Callable, Any, Callable]:
   """The jitted update, its state donated; its optimizer; its loss alone."""
   passes = dict(passes)
+  refuse('passes', passes, ('group',))
   several = {'epochs', 'minibatches'} & set(passes)
   tx = build_optimizer(
       **dict(settings),
       num_steps=num_steps * math.prod(passes[k] for k in several))
-  forward = functools.partial(policy.forward, model, temperature=temperature)
+  forward = functools.partial(
+      policy.forward, model, temperature=temperature, prompt=prompt,
+      group=group)
   loss = parts.bind('objectives', 'loss', **dict(objective))
   step = complete(parts.fill(
       steps.minibatch_epochs if several else steps.gradient_step, 'passes',
-      tx=tx, forward=forward, loss=loss, **passes), 'passes')
+      tx=tx, forward=forward, loss=loss, group=group, **passes), 'passes')
   probe = jax.jit(
       lambda params, batch: loss(forward(params, batch.tokens), batch)[1])
 

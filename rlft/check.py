@@ -26,7 +26,7 @@ from rlft import (
 )
 from rlft import config as door
 from rlft.adapters import lora
-from rlft.ops import alarms
+from rlft.ops import alarms, branches
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -57,6 +57,13 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
     raise ValueError(
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
+  if config.objective.get('importance_cap') and not section.get('rescore', True):
+    raise ValueError(
+        'objective.importance_cap corrects for what experience.rescore=False '
+        'does not know: take one of them')
+  if section.get('prompt_length'):
+    branches.split(rows, config.passes.get('minibatches', 1)
+                   * config.passes.get('microbatches', 1), section.group)
   binding.build_evaluations(config, model, words, base={})
   decoding(config)
   for analysis in binding.build_analyses(config):
@@ -71,11 +78,11 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
 
 def room(prompt: int, section: ml_collections.ConfigDict) -> None:
   """That a prompt of so many tokens leaves room for a completion."""
-  length = section.get('length')
-  if length is not None and prompt >= length:
+  length, given = section.get('length'), section.get('prompt_length', 0)
+  if length is not None and max(prompt, given) >= length:
     raise ValueError(
-        f'experience.length is {length}, but a prompt alone has {prompt} '
-        'tokens: raise it')
+        f'experience.length is {length}, but a prompt alone has '
+        f'{max(prompt, given)} tokens: raise it')
 
 
 def decoding(config: ml_collections.ConfigDict) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from rlft.adapters import lora, value_head
-from rlft.ops import batching, log_probs, partwise
+from rlft.ops import batching, branches, log_probs, partwise
 from rlft.types import Outputs
 
 
@@ -26,21 +26,29 @@ class Sampled(NamedTuple):
 
 def forward(
     model: Any, params: PyTree, tokens: Int[Array, 'B T'], *,
-    temperature: float = 1.0,
+    temperature: float = 1.0, prompt: int = 0, group: int = 1,
 ) -> Outputs:
   """Scores every token; `params` = {'policy': ..., maybe 'critic': ...}.
 
   Adapters are applied as they are, see `lora.attach`. Without a critic the
-  values are zeros, which only an objective that needs one would notice.
+  values are zeros, which only an objective that needs one would notice. Where
+  the first `prompt` columns are prompt alone and those of `group` rows, one
+  after the other, the same, they are computed once for these rows, and nothing
+  is scored there: zeros.
   """
-  model, policy = model.unrolled(lora.variables(params))
-  hidden, _ = model.apply(policy, tokens)
+  before = max(prompt - 1, 0)  # columns whose states score nothing
+  shared = dict(prompt=prompt, group=group)
+  wide = lambda x: jnp.pad(
+      x, ((0, 0), (before, 0)) + ((0, 0),) * (x.ndim - 2))
+  spelled, policy = model.unrolled(lora.variables(params))
+  hidden = branches.states(spelled, policy, tokens, **shared)
   log_p, entropy = log_probs.of_tokens(
-      lambda h: model.apply(policy, h, method='head'), hidden, tokens,
-      temperature=temperature)
+      lambda h: spelled.apply(policy, h, method='head'), hidden,
+      tokens[:, before:], temperature=temperature)
+  log_p, entropy, hidden = map(wide, (log_p, entropy, hidden))
   values = jnp.zeros_like(log_p)
   if 'critic' in params:
-    values = value_head.values(model, params['critic'], tokens)
+    values = value_head.values(model, params['critic'], tokens, **shared)
   return Outputs(log_p, entropy, values, hidden)
 
 

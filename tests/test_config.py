@@ -247,6 +247,13 @@ REFUSED = [
                 put('limits', max_unjudged=0.5, max_zero_spread=0.9)(c)), None),
     (lambda c: (put('experience', group=1)(c),
                 put('limits', max_zero_spread=0.9)(c)), 'no zero_spread'),
+    (put('passes', group=2), r'config\.passes\.group follows from the rest'),
+    (put('experience', prompt_length=80), 'a prompt alone has 80 tokens'),
+    (put('experience', prompt_length=40), None),
+    (lambda c: (put('experience', prompt_length=40)(c),
+                put('passes', minibatches=8)(c)), 'no whole groups of 2'),
+    (lambda c: (put('experience', rescore=False)(c),
+                put('objective', importance_cap=2.0)(c)), 'importance_cap cor'),
     (put('evals.id', entropy=9), 'entropy is of 9 tasks and id has n=6: set'),
 ]
 

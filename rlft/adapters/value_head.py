@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from rlft.ops import branches
+
 
 @jax.jit
 def make(policy: PyTree) -> PyTree:
@@ -24,11 +26,16 @@ def make(policy: PyTree) -> PyTree:
 
 
 def values(
-    model: Any, critic: PyTree, tokens: Int[Array, 'B T'],
+    model: Any, critic: PyTree, tokens: Int[Array, 'B T'], *,
+    prompt: int = 0, group: int = 1,
 ) -> Float[Array, 'B T']:
-  """V(prefix before each token), in float32; 0 at t = 0."""
-  model, variables = model.unrolled({'params': critic['model']})
-  hidden, _ = model.apply(variables, tokens)
+  """V(prefix before each token), in float32; 0 at t = 0.
+
+  And in the first `prompt` columns, if they are shared (`policy.forward`).
+  """
+  hidden = branches.states(
+      *model.unrolled({'params': critic['model']}), tokens, prompt=prompt,
+      group=group)
   wide = hidden.astype(jnp.float32)
   v = wide @ critic['value_head']['kernel'] + critic['value_head']['bias'][0]
-  return jnp.pad(v[:, :-1, 0], ((0, 0), (1, 0)))
+  return jnp.pad(v[:, :-1, 0], ((0, 0), (max(prompt, 1), 0)))

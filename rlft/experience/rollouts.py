@@ -33,6 +33,8 @@ from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Metrics, Rollout, Source
 
+GAPS = ('sampler_gap', 'sampler_gap_mean')
+
 
 class Drawn(NamedTuple):
   """What a batch is made of: groups of the completions of one prompt."""
@@ -63,18 +65,25 @@ def source(
     mask_truncated: bool = False,
     learn_from: Sequence[str] = outcomes.LEARNED,
     verifiers: dict[str, Any] | None = None, sample_rows: int = 0,
-    slots: int = 0,
+    slots: int = 0, prompt_length: int = 0, rescore: bool = True,
 ) -> Source:
   """Experience of `prompts` tasks x `group` samples, in rows of `length`.
 
   Behaviour log-probs are the trainer's own, at the sampling temperature, so a
   first ratio is exactly 1; how far the sampler's are from them is the metric
-  `sampler_gap` (largest absolute difference, nats). Under a rule (`decoding`:
+  `sampler_gap` (largest absolute difference, nats). Without `rescore` they are
+  the sampler's, which saves a pass: a first ratio is then as far from 1 as the
+  two are from each other. Under a rule (`decoding`:
   its name and settings as pairs) both are still those of the full softmax, and
   `decoding_kl` tells how far that is from what was drawn from. Rewards are
   multiplied by `reward_scale` before anything is learned from them; the metrics
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
+
+  Completions begin at column `prompt_length` or, if a prompt is longer, after
+  it; the columns before it are computed once for a group, in scoring and in the
+  update (`ops/branches.py`). With 0 they begin right after the longest prompt,
+  and each row has all its columns.
 
   With `kl_target`, in nats per episode, `advantages.kl_reward_coef` is only
   where the coefficient of the KL in the reward begins: it follows the KL of the
@@ -93,7 +102,8 @@ def source(
           max_new_tokens=max_new_tokens, temperature=temperature,
           decoding=decoding, slots=slots, meter=meter), prompts, group,
       tries=tries, pool=pool, end_truncated=end_truncated, rows=sample_rows)
-  score = scorer(model, temperature)
+  shared = dict(prompt=prompt_length, group=group if prompt_length else 1)
+  score = scorer(model, temperature, rescore, **shared)
   enters = outcomes.admitting(learned, tokenizer.stops, not mask_truncated)
 
   @jax.jit
@@ -111,8 +121,10 @@ def source(
     weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
                for e in chosen]
     clock.lap('reward')
-    arrays = to_arrays(chosen, weights, tokenizer, length)
+    arrays = to_arrays(chosen, weights, tokenizer, length, prompt_length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
+    if not rescore:
+      log_p = arrays['sampler_log_probs']
     rollout = Rollout(
         **arrays, log_probs=log_p, ref_log_probs=ref_log_p, values=values,
         prompt_ids=np.repeat(np.arange(prompts, dtype=np.int32), group))
@@ -122,6 +134,8 @@ def source(
         mask=rollout.mask & enter[:, None]), state)
     measured = tell(drawn, rollout, experience, tokenizer.stops, group,
                     meter)
+    if not rescore:  # nothing says how far the sampler is from the trainer
+      measured = {k: v for k, v in measured.items() if k not in GAPS}
     if decoding:
       measured['decoding_kl'] = episodes.decoding_kl(drawn.played)
     if kl_target is not None:
@@ -201,16 +215,24 @@ def coefficient(advantages: Callable, target: float, horizon: int) -> float:
 
 
 @functools.lru_cache  # one compilation for all runs of a study
-def scorer(model: Any, temperature: float) -> Callable:
-  """score(params, ref_params, tokens) -> log-probs of both, and values."""
-  forward = functools.partial(policy.forward, model, temperature=temperature)
+def scorer(
+    model: Any, temperature: float, rescore: bool = True, prompt: int = 0,
+    group: int = 1,
+) -> Callable:
+  """score(params, ref_params, tokens) -> log-probs of both, and values.
+
+  Without `rescore` None for the first, which is not computed.
+  """
+  forward = functools.partial(policy.forward, model, temperature=temperature,
+                              prompt=prompt, group=group)
 
   @jax.jit
   def score(params, ref_params, tokens):
     tokens = sharding.rows(tokens, 'a rollout')
     out = forward(params, tokens)
     ref = forward({'policy': ref_params['policy']}, tokens)
-    return sharding.everywhere((out.log_probs, ref.log_probs, out.values))
+    return sharding.everywhere((
+        out.log_probs if rescore else None, ref.log_probs, out.values))
 
   return score
 
@@ -236,16 +258,17 @@ def weigh(
 
 def to_arrays(
     played: list[episodes.Episode], weights: list[list[float]],
-    tokenizer: Tokenizer, length: int,
+    tokenizer: Tokenizer, length: int, prompt_length: int = 0,
 ) -> dict[str, np.ndarray]:
   """Episodes as arrays of a Rollout, those that the sampler knows.
 
   Prompts are left-padded so that first completions start in one column, right
-  after the longest: what is scored and learned from is `length` wide whatever
-  the prompts are, so that no rounded width saves a compilation here.
+  after the longest, or at `prompt_length`: what is scored and learned from is
+  `length` wide whatever the prompts are, so that no rounded width saves a
+  compilation here.
   """
   starts = [e.mask.index(True) for e in played]
-  prompt = max(starts)
+  prompt = max(*starts, prompt_length)
 
   def column(name, fill, dtype):
     return packed([getattr(e, name) for e in played], fill, dtype)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from rlft import presets
 from rlft.ops import attention, modules, rope, sharding
+from rlft.ops.branches import Branches
 from rlft.ops.cache import Cache
 from rlft.ops.rope import Rope
 
@@ -74,8 +75,7 @@ class Attention(nn.Module):
         key, value = (
             jax.lax.dynamic_index_in_dim(whole, layer, keepdims=False)
             for whole in store)
-    mixed = attention.attend(query, key, value, layout.attend)
-    flat = mixed.reshape(*x.shape[:2], -1)
+    flat = layout.mix(query, key, value).reshape(*x.shape[:2], -1)
     out = modules.Dense(
         x.shape[-1], self.dtype, self.out_scale, name='out')(flat)
     return out, store
@@ -202,14 +202,15 @@ class Model(nn.Module):
           self.vocabulary, self.dtype, result=jnp.float32, name='head')
 
   def __call__(
-      self, tokens: Int[Array, 'B T'], cache: Cache | None = None
+      self, tokens: Int[Array, 'B T'], cache: Cache | None = None,
+      layout: attention.Layout | Branches | None = None,
   ) -> tuple[Float[Array, 'B T D'], Cache | None]:
-    """Final hidden states, and the cache with these tokens written."""
+    """Hidden states, and the cache written; `layout` if tokens say none."""
     if self.is_initializing():
       self.head(jnp.zeros((1, 1, self.width), self.dtype))
     x = self.look_up(tokens)
     if cache is None:
-      layout = attention.lay_out(tokens, self.pad_id, self.bos_id)
+      layout = layout or attention.lay_out(tokens, self.pad_id, self.bos_id)
       store, index = None, None
     else:
       layout, documents = attention.extend(

@@ -19,6 +19,12 @@ class Layout(NamedTuple):
   positions: Int[Array, 'B T']
   attend: Bool[Array, 'B T S']
 
+  def mix(
+      self, query: Float[Array, 'B T G E'], key: Float[Array, 'B H E S'],
+      value: Float[Array, 'B H S E'],
+  ) -> Float[Array, 'B T G E']:
+    return attend(query, key, value, self.attend)
+
 
 def kernel() -> str:
   """Which implementation `attend` takes on this backend."""

@@ -209,13 +209,16 @@ def parameter(x: jax.Array, path: str) -> jax.Array:
 def gathered(tree: PyTree) -> PyTree:
   """Parameters whole along `fsdp`, still cut over `tensor`; in `jax.jit`.
 
-  For a loop that reads them again and again: they are sent once.
+  For a loop that reads them again and again: they are sent once, and before
+  anything reads them. The TPU compiler would else send parts of the largest
+  beside each product before the loop, and take minutes to compile those.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return tree
 
-  return _by_path(lambda path, x: jax.lax.with_sharding_constraint(
-      x, of_parameter(path, x.shape, but='width')), tree)
+  return jax.lax.optimization_barrier(_by_path(
+      lambda path, x: jax.lax.with_sharding_constraint(
+          x, of_parameter(path, x.shape, but='width')), tree))
 
 
 def placed(tree: PyTree) -> PyTree:

@@ -69,7 +69,9 @@ def _online(config, words, model, mesh, state, update, probe, key):
       Program(config.objective.name, update, (state, data),
               (probe, (state.params, data)), config.passes.get('epochs', 1),
               beside=ref),
-      Program('score', rollouts.scorer(model, temperature),
+      Program('score', rollouts.scorer(
+          model, temperature, section.get('rescore', True),
+          **binding.shared_prompt(section)),
               (state.params, ref, data.rollout.tokens),
               beside=state.opt_state),
       _sample(config, words, model, mesh, key, policy)._replace(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
-from rlft.ops import sharding, trees
+from rlft.ops import branches, sharding, trees
 from rlft.training import spikes
 from rlft.types import Metrics, TrainState
 
@@ -21,7 +21,7 @@ def stream(key: jax.Array, name: str, counter: jax.Array | int) -> jax.Array:
 def descend(
     state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
     tx: optax.GradientTransformation, microbatches: int = 1,
-    counts: Bool[Array, ''] | None = None,
+    counts: Bool[Array, ''] | None = None, group: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step; does not count as a step of the loop.
 
@@ -40,7 +40,7 @@ def descend(
   if microbatches == 1:
     told, grads = graded(trained, sharding.rows(batch, 'a batch'))
   else:
-    told, grads = accumulated(graded, trained, batch, microbatches)
+    told, grads = accumulated(graded, trained, batch, microbatches, group)
   (value, metrics), grads = (
       sharding.everywhere(told), sharding.parameters(grads))
   norm = optax.tree.norm(grads)
@@ -65,6 +65,7 @@ def descend(
 
 def accumulated(
     graded: Callable, trained: PyTree, batch: PyTree, count: int,
+    group: int = 1,
 ) -> tuple[PyTree, PyTree]:
   """What `graded` gives of the whole batch, from `count` parts of it.
 
@@ -77,9 +78,10 @@ def accumulated(
   rows = batch.tokens.shape[0]
   if count < 1 or rows % count:
     raise ValueError(f'{rows} rows do not split into {count} microbatches')
-  # Every count-th row, so that each part has rows of every device.
+  # Every count-th group of rows, so that each part has some of every device.
   parts = jax.tree.map(lambda x: x.reshape(
-      rows // count, count, *x.shape[1:]).swapaxes(0, 1), batch)
+      -1, count, group, *x.shape[1:]).swapaxes(0, 1).reshape(
+          count, rows // count, *x.shape[1:]), batch)
   tokens = jnp.sum(parts.mask, axis=(1, 2))
   shares = tokens / jnp.maximum(jnp.sum(tokens), 1)
 
@@ -113,20 +115,23 @@ def accumulated(
 
 def gradient_step(
     state: TrainState, batch: PyTree, *, forward: Callable, loss: Callable,
-    tx: optax.GradientTransformation, microbatches: int = 1,
+    tx: optax.GradientTransformation, microbatches: int = 1, group: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """One batch, one optimizer step: SFT and every offline objective."""
+  branches.split(batch.tokens.shape[0], microbatches, group)
   state, metrics = descend(state, batch, forward=forward, loss=loss, tx=tx,
-                           microbatches=microbatches)
+                           microbatches=microbatches, group=group)
   return state._replace(step=state.step + 1), metrics
 
 
 def minibatch_epochs(
     state: TrainState, data: PyTree, *, forward: Callable, loss: Callable,
     tx: optax.GradientTransformation, epochs: int, minibatches: int,
-    microbatches: int = 1,
+    microbatches: int = 1, group: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """Several epochs over one rollout in shuffled minibatches: PPO.
+
+  `group` rows, one after the other, stay together, whatever is shuffled.
 
   Metrics are means over the optimizer steps, but what ends in `_max` is the
   largest of them; `first_*` are those of the first
@@ -138,17 +143,20 @@ def minibatch_epochs(
   if rows % minibatches:
     raise ValueError(
         f'{rows} rows do not split into {minibatches} minibatches')
+  branches.split(rows, minibatches * microbatches, group)
   key = stream(state.key, 'shuffle', state.step)
 
   def epoch(state, n):
-    order = jax.random.permutation(jax.random.fold_in(key, n), rows)
+    order = jax.random.permutation(jax.random.fold_in(key, n), rows // group)
+    order = (group * order[:, None] + jnp.arange(group)[None]).reshape(-1)
     parts = jax.tree.map(
         lambda x: x[order].reshape(minibatches, -1, *x.shape[1:]), data)
     counts = jnp.any(parts.mask, axis=(1, 2))
     state, metrics = jax.lax.scan(
         lambda s, part: descend(
             s, part[0], forward=forward, loss=loss, tx=tx,
-            microbatches=microbatches, counts=part[1]), state, (parts, counts))
+            microbatches=microbatches, counts=part[1], group=group),
+        state, (parts, counts))
     return state, (metrics, counts)
 
   state, (metrics, counts) = jax.lax.scan(epoch, state, jnp.arange(epochs))

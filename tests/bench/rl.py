@@ -16,7 +16,8 @@ log-probs, values, advantages), update.
 Engines run by turns in processes of their own, peers in environments of their
 own (`make bench`): TRL 1.16.0 for GRPO and 1.12.0, the last that has it, for
 PPO; google-tunix 0.1.7. `rl_trl.py` and `rl_tunix.py` say with which settings.
-What differs: Tunix makes one optimizer step of all 64 rows, and in GRPO no
+What differs: ours takes the behaviour's log-probs from sampling and computes a
+group's prompt once (`experience.rescore`, `prompt_length`); Tunix makes one optimizer step of all 64 rows, and in GRPO no
 log-probs of the policy before the update; TRL's PPO takes those from sampling.
 All must give the same tokens the same log-probs before any number is printed.
 """
@@ -65,8 +66,8 @@ def source(algorithm: str, shape: str, words, model, reference):
       advantages=parts.bind(
           'objectives', 'advantages', name=algorithm, **hyper),
       prompts=rl_task.ROWS // group, group=group, temperature=1.0,
-      max_new_tokens=rl_task.NEW,
-      length=rl_task.PROMPT + rl_task.NEW)
+      max_new_tokens=rl_task.NEW, length=rl_task.PROMPT + rl_task.NEW,
+      prompt_length=rl_task.PROMPT, rescore=False)
 
 
 def run(algorithm: str, shape: str, folder: pathlib.Path, steps: int, clock
@@ -98,7 +99,8 @@ def run(algorithm: str, shape: str, folder: pathlib.Path, steps: int, clock
   update, tx, _ = binding.compile_update(
       model, 1.0, steps, tuple(dict(name=algorithm, **hyper).items()),
       (('epochs', 1), ('minibatches', rl_task.MINIBATCHES)),
-      (('learning_rate', rl_task.RATE),))
+      (('learning_rate', rl_task.RATE),), prompt=rl_task.PROMPT,
+      group=rl_task.GROUP if algorithm == 'grpo' else 1)
   state = TrainState(
       jnp.zeros((), jnp.int32), params, tx.init(params), jax.random.key(0))
   draw = source(algorithm, shape, words, model, reference)

@@ -292,3 +292,41 @@ def test_the_price_of_a_nat_follows_the_kl():
 def test_a_target_that_nothing_follows_is_refused(advantages, complaint):
   with pytest.raises(ValueError, match=complaint):
     source(advantages=advantages, kl_target=6.0)
+
+
+def again(**changes):
+  """The rollout of `drawn`, otherwise."""
+  played = source(**changes)
+  _, experience, metrics = played.next(
+      played.init(), params(), {}, jax.random.key(SEED))
+  return jax.device_get(experience), metrics
+
+
+def test_a_prompt_that_is_computed_once_changes_no_number():
+  """Where the longest prompt is longer than what is shared, too."""
+  (want, told), start = drawn(), drawn()[0].mask[0].argmax()
+  got, said = again(prompt_length=int(start) - 2)
+  off = ~(np.arange(80) >= start)
+  assert not got.rollout.ref_log_probs[:, 1:start - 2].any()
+  clear = lambda x: jax.tree.map(
+      lambda leaf: np.where(off, 0, leaf) if leaf.ndim == 2 else leaf, x)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4),
+               clear(got), clear(want))
+  for name in ('reward', 'kl_k1', 'sampler_gap_mean', 'padding'):
+    np.testing.assert_allclose(said[name], told[name], atol=1e-4)
+  wide, _ = again(prompt_length=int(start) + 3)
+  np.testing.assert_array_equal(wide.tokens[:, 3:], want.tokens[:, :-3])
+  assert wide.mask[:, start + 3].all()
+
+
+def test_without_rescoring_the_samplers_log_probs_are_the_behaviours():
+  (want, told), (got, said) = drawn(), again(rescore=False)
+  np.testing.assert_array_equal(
+      got.rollout.log_probs, got.rollout.sampler_log_probs)
+  mask = want.mask
+  np.testing.assert_allclose(
+      got.rollout.log_probs[mask], want.rollout.log_probs[mask], atol=1e-4)
+  assert np.abs(got.rollout.log_probs[mask]).min() > 1e-3
+  np.testing.assert_allclose(got.advantages, want.advantages, atol=1e-3)
+  # what nobody knows is not told
+  assert set(told) - set(said) == {'sampler_gap', 'sampler_gap_mean'}

@@ -33,7 +33,7 @@ PLAYED = dict(
     reward_scale=1.0, skip_tokens=1,
     decoding=(('name', 'truncated'), ('top_k', 2)), kl_target=0.05,
     kl_horizon=Beside(50, FOLLOWS), end_truncated=True, mask_truncated=True,
-    learn_from=('wrong',))
+    learn_from=('wrong',), prompt_length=40, rescore=False)
 OTHER = {
     'conversations': dict(
         seed=1, files='b', rows=6, length=48, packed=False, slices=2),
