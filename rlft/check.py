@@ -57,7 +57,8 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
     raise ValueError(
         f'{rows} rows of experience do not split into '
         f'{config.passes.minibatches} minibatches')
-  if config.objective.get('importance_cap') and not section.get('rescore', True):
+  rescored = section.get('rescore', True)
+  if config.objective.get('importance_cap') and not rescored:
     raise ValueError(
         'objective.importance_cap corrects for what experience.rescore=False '
         'does not know: take one of them')

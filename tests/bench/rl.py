@@ -17,9 +17,10 @@ Engines run by turns in processes of their own, peers in environments of their
 own (`make bench`): TRL 1.16.0 for GRPO and 1.12.0, the last that has it, for
 PPO; google-tunix 0.1.7. `rl_trl.py` and `rl_tunix.py` say with which settings.
 What differs: ours takes the behaviour's log-probs from sampling and computes a
-group's prompt once (`experience.rescore`, `prompt_length`); Tunix makes one optimizer step of all 64 rows, and in GRPO no
-log-probs of the policy before the update; TRL's PPO takes those from sampling.
-All must give the same tokens the same log-probs before any number is printed.
+group's prompt once (`experience.rescore`, `prompt_length`); Tunix makes one
+optimizer step of all 64 rows, and in GRPO no log-probs of the policy before the
+update; TRL's PPO takes those from sampling. All must give the same tokens the
+same log-probs before any number is printed.
 """
 import itertools
 import json
