@@ -172,8 +172,11 @@ def run(
   loop ends when all are done. Nobody waits where there is a slot for each.
   """
   first = begin(partwise.numbers(slots, parts), -1)
+  most = first.texts.tokens.shape[1]
   if slots == requests:
-    last = jax.lax.while_loop(lambda s: ~jnp.all(s.done), step, first)
+    last = jax.lax.while_loop(  # all have ended by the last of them; a plan of
+        # the program reads there how many rounds it has at most
+        lambda s: (s.round < most - 1) & ~jnp.all(s.done), step, first)
     return last.straight(pad), last.round
   at_once = max(slots // parts // 8, 1)
 
@@ -191,7 +194,7 @@ def run(
     return slots.put(rows, begin(numbers, slots.round - 1), parts), rest
 
   queue = Queue(jnp.full((parts,), slots // parts), Texts.empty(
-      requests, first.texts.tokens.shape[1], pad))
+      requests, most, pad))
   slots, queue = jax.lax.while_loop(
       lambda c: ~jnp.all(c[0].done) | jnp.any(c[1].left() > 0), refill,
       (first, queue))

@@ -43,6 +43,25 @@ def test_model_operations_are_six_a_parameter_and_token():
   assert row['model_flops'] == pytest.approx(linear + attention, rel=.05)
 
 
+def test_decoding_is_counted_a_token_at_a_time():
+  """Six tokens more of every row, after prompts of as many columns."""
+  def row(new):
+    config, model = tiny.rl_config(), tiny.model()
+    config.experience.update(max_new_tokens=new, length=40 + new)
+    found, = planning.plan(config, 'cpu:1', ('sample',))
+    rows = config.experience.prompts * config.experience.group
+    return found, rows, model
+
+  (short, rows, model), (long, *_) = row(6), row(12)
+  kernels = model.layers * model.width * (3 * model.width + 3 * model.hidden)
+  token = 2 * (kernels + model.width * model.vocabulary)
+  more = long['model_flops'] - short['model_flops']
+  pairs = 11 * 52 - 5 * 46  # of queries and columns
+  pairs *= 4 * model.layers * model.width
+  assert more == pytest.approx(rows * (6 * token + pairs), rel=.01)
+  assert long['bytes'] > short['bytes'] * 1.2
+
+
 def test_one_that_does_not_fit_ends_with_3(monkeypatch, capsys):
   small = topologies.Chip(10_000, 1e12, 1e12, 1e12)
   real = topologies.find
