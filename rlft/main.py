@@ -29,11 +29,19 @@ def main(argv: list[str] | None = None) -> int:
   """Exit code 0, or another with one line that says what to do."""
   argv = sys.argv[1:] if argv is None else argv
   if not argv or {'-h', '--help'} & set(argv):
-    print(usage(argv[0] if argv else ''))
+    tell(usage(argv[0] if argv else ''))
     return 0
   if argv[0] == 'run' and os.environ.get('RLFT_COORDINATOR'):
     return one_of_several(argv)
   return command(argv)
+
+
+def tell(text: str) -> None:
+  """Prints, to whoever may have stopped to read: `rlft --help | head`."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:  # nor does Python try again as it ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def usage(name: str) -> str:

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -175,6 +176,17 @@ def test_what_a_command_does_not_know_is_refused(argv, complaint, capfd):
 def test_help_is_no_error(argv, capfd):
   assert main.main(argv) == 0
   assert capfd.readouterr().out.startswith('usage: rlft COMMAND')
+
+
+def test_help_may_be_read_in_part():
+  """As by `rlft --help | head -1`, which leaves before all is said."""
+  reads, writes = os.pipe()
+  os.close(reads)
+  done = subprocess.run(
+      [sys.executable, '-m', 'rlft.main', '--help'], stdout=writes,
+      stderr=subprocess.PIPE, check=False)
+  os.close(writes)
+  assert (done.returncode, done.stderr) == (0, b'')
 
 
 @pytest.mark.parametrize('name', main.COMMANDS)
