@@ -104,6 +104,7 @@ TABLE = {row.name: row for row in (
     Accelerator('v5p:2x4x4', 32, 8, 4, (2, 4, 4), 'v5p-64'),
     Accelerator('v5p:4x4x4', 64, 16, 4, (4, 4, 4), 'v5p-128'),
     Accelerator('v5p:4x4x8', 128, 32, 4, (4, 4, 8), 'v5p-256'),
+    Accelerator('v5p:4x8x8', 256, 64, 4, (4, 8, 8), 'v5p-512'),
     Accelerator('v5p:8x8x8', 512, 128, 4, (8, 8, 8), 'v5p-1024'),
     Accelerator('v6e:2x2', 4, 1, 4, (2, 2), 'v6e-4'),
     Accelerator('v6e:4x4', 16, 4, 4, (4, 4), 'v6e-16'),
@@ -114,7 +115,8 @@ TABLE = {row.name: row for row in (
     *(Accelerator(f'{kind}:{hosts}x{gpus}', hosts * gpus, hosts, gpus,
                   (hosts, gpus))
       for kind in ('a100', 'h100', 'h200')
-      for hosts, gpus in ((1, 1), (1, 8), (2, 8), (4, 8), (8, 8), (16, 8))),
+      for hosts, gpus in (
+          (1, 1), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8), (16, 8))),
 )}
 
 

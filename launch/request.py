@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import accelerators
 
-from rlft import arguments
+from rlft import arguments, rows
 from rlft import config as door
 
 LABEL = r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?'
@@ -23,7 +23,7 @@ WORD = r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}'
 PATH = r'[A-Za-z0-9_][A-Za-z0-9_.=,-]*(/[A-Za-z0-9_][A-Za-z0-9_.=,-]*)*'
 BUCKET = rf'gs://[a-z0-9][a-z0-9_.-]{{1,61}}[a-z0-9]/{PATH}'
 FORMS = {  # what an option must match in whole, and how to say so
-    'config': (rf'{PATH}\.py(:[A-Za-z0-9_,]+)?',
+    'config': (rf'{PATH}\.py(:[A-Za-z0-9_.,-]+)?',
                'FILE.py or FILE.py:VARIANT, below this directory'),
     'run_dir': (rf'{BUCKET}|/?{PATH}',
                 'a directory or gs://BUCKET/FOLDER of plain letters'),
@@ -41,6 +41,9 @@ FORMS = {  # what an option must match in whole, and how to say so
     'patience': (r'[1-9]\d{0,2}[hm]', 'hours or minutes, 6h'),
     'partition': (WORD, "a partition's name"),
     'account': (WORD, "an account's name"),
+    'gpu_type': (WORD, 'what the site calls its GPUs, h100'),
+    'cpus': (r'[1-9]\d{0,2}', 'CPUs of each process, 16'),
+    'memory': (r'[1-9]\d{0,5}[MGT]', 'memory of each node, 100G'),
     'time': (r'(\d{1,2}-)?\d{1,3}:\d\d:\d\d', 'HH:MM:SS or D-HH:MM:SS'),
     'spot': ('true|false', 'true or false'),
     'delete': ('true|false', 'true or false'),
@@ -61,7 +64,8 @@ TOOLS = {
                    ('spot', 'delete', 'patience', 'service_account')),
     'gke': Tool('tpu', ('image',), ('queue', 'service_account', 'spot')),
     'xpk': Tool('tpu', ('cluster', 'zone', 'project', 'image')),
-    'slurm': Tool('gpu', (), ('partition', 'account', 'time')),
+    'slurm': Tool('gpu', (), ('partition', 'account', 'time', 'gpu_type',
+                              'cpus', 'memory')),
 }
 
 
@@ -90,7 +94,7 @@ def read(tool: str, argv: list[str]) -> Request:
   if offered.kind == 'tpu' and not options['run_dir'].startswith('gs://'):
     raise ValueError(f'--run_dir={options["run_dir"]}: the hosts share no disk '
                      'and go away; write gs://BUCKET/FOLDER')
-  _check_config(kind, name, overrides)
+  _check_config(kind, name, overrides, found.chips)
   command = ['rlft', 'run', f'--config={name}',
              f'--run_dir={options["run_dir"]}',
              *(f'--config.{k}={v}' for k, v in overrides.items())]
@@ -110,7 +114,8 @@ def _check(options: dict[str, str]) -> None:
       raise ValueError(f'{flag}{value!r}: write {said}')
 
 
-def _check_config(kind: str, name: str, overrides: dict[str, str]) -> None:
+def _check_config(
+    kind: str, name: str, overrides: dict[str, str], chips: int) -> None:
   """ValueError for what the run would refuse, before machines are asked for."""
   for key, value in overrides.items():
     if not value.isprintable():
@@ -120,6 +125,14 @@ def _check_config(kind: str, name: str, overrides: dict[str, str]) -> None:
   config = door.load(name, overrides)
   if kind == 'study' and 'stages' not in config:
     raise ValueError(f'{name} is one run and no study: say run {name}')
+  stages = {n: config.stages[n].config for n in config.order} if (
+      'stages' in config) else {'': config}
+  for stage, section in stages.items():
+    try:
+      rows.split(section, chips)
+    except ValueError as error:
+      where = f'stage {stage}: ' if stage else ''
+      raise ValueError(f'{where}{error}; this has {chips} chips') from error
 
 
 def lines(request: Request) -> list[str]:

@@ -21,12 +21,13 @@ from rlft import (
   observe,
   parts,
   presets,
+  rows,
   tokenizer,
   weights,
 )
 from rlft import config as door
 from rlft.adapters import lora
-from rlft.ops import alarms, branches
+from rlft.ops import alarms, branches, sharding
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -42,6 +43,7 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   binding.marks(config.evaluate, config.num_steps)
   binding.marks(config.checkpoint, config.num_steps)
   words = tokenizer.load(config.tokenizer, **config.get('chat', {}))
+  rows.split(config, len(sharding.devices()))
   family, model = binding.build_model(config.model, words)
   shapes = jax.eval_shape(
       lambda k: family.initialise(model, k), jax.random.key(0))
@@ -52,18 +54,13 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
   source = binding.build_source(config, model, words, {})
   binding.build_update(config, model)
   section = config.experience
-  rows = section.get('rows') or section.prompts * section.get('group', 1)
-  if rows % config.passes.get('minibatches', 1):
-    raise ValueError(
-        f'{rows} rows of experience do not split into '
-        f'{config.passes.minibatches} minibatches')
   rescored = section.get('rescore', True)
   if config.objective.get('importance_cap') and not rescored:
     raise ValueError(
         'objective.importance_cap corrects for what experience.rescore=False '
         'does not know: take one of them')
   if section.get('prompt_length'):
-    branches.split(rows, config.passes.get('minibatches', 1)
+    branches.split(rows.of(section), config.passes.get('minibatches', 1)
                    * config.passes.get('microbatches', 1), section.group)
   binding.build_evaluations(config, model, words, base={})
   decoding(config)

@@ -219,7 +219,7 @@ def plan(positional, flags, overrides) -> int:
   import json
 
   from rlft import config as door
-  from rlft import planning
+  from rlft import inherit, planning
   if positional:
     raise ValueError(f'plan takes flags only, not {positional[0]!r}')
   name, topology, wanted, out = arguments.take(
@@ -227,6 +227,7 @@ def plan(positional, flags, overrides) -> int:
   if out:
     arguments.writable(Path(out))
   config = door.load(name, overrides)
+  inherit.fill(config)
   rows = []
   for row in planning.plan(
       config, topology or '', tuple(wanted.split(',')) if wanted else ()):

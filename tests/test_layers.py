@@ -16,7 +16,7 @@ LAYERS = (
      'inherit', 'matchings', 'planning', 'spent', 'startup', 'distances'),
     ('analyses',),
     ('weights', 'checkpoints', 'hf'),
-    ('training', 'experience'),
+    ('training', 'experience', 'rows'),
     ('objectives',),
     ('policy', 'episodes', 'outcomes', 'health', 'verifiers',
      'worker', 'spelled'),

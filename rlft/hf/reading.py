@@ -95,7 +95,8 @@ def _piece(
   if sharding is None:
     # Bound to no device, as all else that a run begins with: of a state that is
     # in part, the first step's program would not be the second's.
-    return jax.block_until_ready(jnp.array(read((slice(None),) * len(shape))))
+    return jax.block_until_ready(
+        jax.device_put(read((slice(None),) * len(shape))))
   return jax.block_until_ready(jax.make_array_from_callback(
       shape, sharding, read, dtype=DTYPES[checkpoint.tensors[name].dtype]))
 

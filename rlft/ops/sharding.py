@@ -78,28 +78,37 @@ def make(*, data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh | None:
   process would have none.
   """
   known = devices()
-  sizes = dict(data=data, fsdp=fsdp, tensor=tensor)
-  said = ', '.join(f'mesh.{k}={v}' for k, v in sizes.items()
-                   if v != 1 or k == 'data')
-  free = [k for k, v in sizes.items() if v == -1]
-  if len(free) > 1 or any(type(v) is not int or (v < 1 and v != -1)
-                          for v in sizes.values()):
-    raise ValueError(f'{said}: sizes are whole numbers from 1 on, one of them '
-                     f'-1 for what is left; there are {len(known)} devices')
-  count = math.prod(v for v in sizes.values() if v != -1)
-  if free and len(known) % count == 0:
-    sizes[free[0]] = len(known) // count
-    count = len(known)
-  if count > len(known) or (free and sizes[free[0]] == -1):
-    raise ValueError(
-        f'{said}, but there are {len(known)} devices, which '
-        f'{"are fewer" if count > len(known) else "do not split so"}: choose '
-        'sizes whose product is at most their number, or divides it')
+  found = sizes(len(known), data=data, fsdp=fsdp, tensor=tensor)
+  count = math.prod(found.values())
   if count < len(known) and jax.process_count() > 1:
     raise ValueError(
-        f'{said} leaves out some of the {len(known)} devices of '
+        f'{_said(found)} leaves out some of the {len(known)} devices of '
         f'{jax.process_count()} processes: choose -1')
-  return None if count == 1 else of(known[:count], **sizes)
+  return None if count == 1 else of(known[:count], **found)
+
+
+def sizes(count: int, *, data: int = -1, fsdp: int = 1, tensor: int = 1
+          ) -> dict[str, int]:
+  """Of a mesh of up to `count` devices, -1 filled in; ValueError as `make`."""
+  found = dict(data=data, fsdp=fsdp, tensor=tensor)
+  free = [k for k, v in found.items() if v == -1]
+  if len(free) > 1 or any(type(v) is not int or (v < 1 and v != -1)
+                          for v in found.values()):
+    raise ValueError(
+        f'{_said(found)}: sizes are whole numbers from 1 on, one of them '
+        f'-1 for what is left; there are {count} devices')
+  taken = math.prod(v for v in found.values() if v != -1)
+  if taken > count or (free and count % taken):
+    raise ValueError(
+        f'{_said(found)}, but there are {count} devices, which '
+        f'{"are fewer" if taken > count else "do not split so"}: choose '
+        'sizes whose product is at most their number, or divides it')
+  return found | dict.fromkeys(free, count // taken)
+
+
+def _said(sizes: dict[str, int]) -> str:
+  return ', '.join(f'mesh.{k}={v}' for k, v in sizes.items()
+                   if v != 1 or k == 'data')
 
 
 def of(
@@ -260,15 +269,13 @@ def rows(tree: PyTree, what: str = '') -> PyTree:
   return jax.tree.map(lambda x: named(x, 'rows', *[None] * (x.ndim - 1)), tree)
 
 
-def split(count: int, what: str) -> int:
-  """`count`, if so many rows of `what` split over the devices.
-
-  Else ValueError: each device would compute with all of them.
-  """
-  if count % size():
+def split(count: int, what: str, parts: int | None = None) -> int:
+  """`count`, if so many rows split over the devices, or `parts`; ValueError."""
+  parts = parts or size()
+  if count % parts:
     raise ValueError(
-        f'{count} rows of {what} do not split over {size()} devices: '
-        f'take a multiple of {size()}, or set mesh.data')
+        f'{count} rows of {what} do not split over {parts} devices (mesh.data '
+        f'x mesh.fsdp): take a multiple of {parts}, or a larger mesh.tensor')
   return count
 
 
