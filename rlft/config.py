@@ -268,14 +268,13 @@ def from_dict(tree: dict[str, Any]) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(thaw(tree)).lock()
 
 
-LEAST = {  # whole numbers
-    **dict.fromkeys(('rows', 'prompts', 'group', 'tries', 'independent',
-                     'length', 'epochs', 'minibatches', 'max_new_tokens', 'n',
-                     'draws', 'max_batches', 'workers'), 1),
-    **dict.fromkeys(
-        ('num_steps', 'every', 'keep', 'kl', 'kl_fixed', 'entropy', 'mistakes',
-         'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped', 'sample_rows',
-         'slots', 'max_staleness', 'prompt_length'), 0)}
+LEAST = dict.fromkeys((  # whole numbers
+    'rows', 'prompts', 'group', 'tries', 'independent', 'length', 'epochs',
+    'minibatches', 'max_new_tokens', 'n', 'draws', 'max_batches', 'workers'
+), 1) | dict.fromkeys((
+    'num_steps', 'every', 'keep', 'kl', 'kl_fixed', 'entropy', 'mistakes',
+    'warmup_steps', 'horizon', 'top_k', 'rank', 'skipped', 'sample_rows',
+    'slots', 'max_staleness', 'prompt_length'), 0)
 NOT_NEGATIVE = ('temperature', 'learning_rate', 'critic_learning_rate',
                 'weight_decay', 'clip_norm')  # and limits
 

@@ -48,5 +48,14 @@ def test_the_script_prints_what_it_is_asked_for_or_says_what_is_wrong():
   assert done.returncode == 0
   assert done.stdout.splitlines() == sweep().commands(
       f'{STARTS}:smoke', 'runs/x')
-  done = typed('--config=missing.py')
-  assert done.returncode == 1 and done.stderr.startswith('sweep: ')
+  more = typed(f'--config={STARTS}:smoke', '--run_dir=runs/x',
+               '--config.num_steps=3')
+  assert [line + ' --config.num_steps=3' for line in done.stdout.splitlines()
+          ] == more.stdout.splitlines()
+  for words, said in (
+      (['--config=missing.py'], '--run_dir=... is missing'),
+      ([f'--config={STARTS}', '--run_dir=x', '--config.init=y'], 'sweep sets'),
+      (['so', '--run_dir=x'], "flags only, not 'so'")):
+    done = typed(*words)
+    assert done.returncode == 2 and done.stderr.startswith('sweep: ')
+    assert said in done.stderr

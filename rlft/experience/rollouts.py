@@ -11,6 +11,18 @@ advantages. With `end_truncated` a turn that was cut is an episode's last.
 sampled; 0 is all at once. Of those, `slots` are decoded at once, 0 being all,
 and where one has ended comes the next (continuous batching,
 ops/batching.py).
+
+Completions begin at column `prompt_length` or, if a prompt is longer, after it;
+the columns before it are computed once for a group, in scoring and in the
+update (ops/branches.py). With 0 they begin right after the longest prompt, and
+each row has all its columns.
+
+Without `rescore` the behaviour's log-probs are the sampler's, which saves a
+pass: a first ratio is then as far from 1 as sampler and trainer are apart.
+
+With `kl_target`, in nats per episode, `advantages.kl_reward_coef` is only where
+the coefficient of the KL in the reward begins: it follows the KL of the
+rollouts (rewards/kl.py:adapted), and is the state of this source.
 """
 import functools
 import inspect
@@ -32,9 +44,6 @@ from rlft.ops import masked, sharding, spans
 from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Metrics, Rollout, Source
-
-GAPS = ('sampler_gap', 'sampler_gap_mean')
-
 
 class Drawn(NamedTuple):
   """What a batch is made of: groups of the completions of one prompt."""
@@ -62,8 +71,7 @@ def source(
     length: int = 36, reward_scale: float = 1.0, skip_tokens: int = 0,
     decoding: tuple = (), kl_target: float | None = None,
     kl_horizon: int = 10000, end_truncated: bool = False,
-    mask_truncated: bool = False,
-    learn_from: Sequence[str] = outcomes.LEARNED,
+    mask_truncated: bool = False, learn_from: Sequence[str] = outcomes.LEARNED,
     verifiers: dict[str, Any] | None = None, sample_rows: int = 0,
     slots: int = 0, prompt_length: int = 0, rescore: bool = True,
 ) -> Source:
@@ -71,23 +79,12 @@ def source(
 
   Behaviour log-probs are the trainer's own, at the sampling temperature, so a
   first ratio is exactly 1; how far the sampler's are from them is the metric
-  `sampler_gap` (largest absolute difference, nats). Without `rescore` they are
-  the sampler's, which saves a pass: a first ratio is then as far from 1 as the
-  two are from each other. Under a rule (`decoding`:
+  `sampler_gap` (largest absolute difference, nats). Under a rule (`decoding`:
   its name and settings as pairs) both are still those of the full softmax, and
   `decoding_kl` tells how far that is from what was drawn from. Rewards are
   multiplied by `reward_scale` before anything is learned from them; the metrics
   are not. Only an objective of whole turns reads the weights: those of the
   environment's spans, and 0 for the first `skip_tokens` tokens of a turn.
-
-  Completions begin at column `prompt_length` or, if a prompt is longer, after
-  it; the columns before it are computed once for a group, in scoring and in the
-  update (`ops/branches.py`). With 0 they begin right after the longest prompt,
-  and each row has all its columns.
-
-  With `kl_target`, in nats per episode, `advantages.kl_reward_coef` is only
-  where the coefficient of the KL in the reward begins: it follows the KL of the
-  rollouts (`rewards/kl.py:adapted`), and is the state of this source.
   """
   refuse(temperature, skip_tokens)
   learned = outcomes.known(learn_from, 'experience.learn_from')
@@ -102,8 +99,8 @@ def source(
           max_new_tokens=max_new_tokens, temperature=temperature,
           decoding=decoding, slots=slots, meter=meter), prompts, group,
       tries=tries, pool=pool, end_truncated=end_truncated, rows=sample_rows)
-  shared = dict(prompt=prompt_length, group=group if prompt_length else 1)
-  score = scorer(model, temperature, rescore, **shared)
+  score = scorer(model, temperature, rescore, prompt_length,
+                 group if prompt_length else 1)
   enters = outcomes.admitting(learned, tokenizer.stops, not mask_truncated)
 
   @jax.jit
@@ -118,10 +115,10 @@ def source(
     drawn = draw(functools.partial(
         play, lora.merge(params), clock=clock), enters, key)
     chosen = flat(drawn.groups)
-    weights = [weigh(e, env.spans, tokenizer.decode, skip_tokens)
-               for e in chosen]
+    arrays = to_arrays(
+        chosen, [weigh(e, env.spans, tokenizer.decode, skip_tokens)
+                 for e in chosen], tokenizer, length, prompt_length)
     clock.lap('reward')
-    arrays = to_arrays(chosen, weights, tokenizer, length, prompt_length)
     log_p, ref_log_p, values = score(params, ref_params, arrays['tokens'])
     if not rescore:
       log_p = arrays['sampler_log_probs']
@@ -133,9 +130,7 @@ def source(
     experience = assign(rollout._replace(
         mask=rollout.mask & enter[:, None]), state)
     measured = tell(drawn, rollout, experience, tokenizer.stops, group,
-                    meter)
-    if not rescore:  # nothing says how far the sampler is from the trainer
-      measured = {k: v for k, v in measured.items() if k not in GAPS}
+                    meter, rescore)
     if decoding:
       measured['decoding_kl'] = episodes.decoding_kl(drawn.played)
     if kl_target is not None:
@@ -290,10 +285,16 @@ def to_arrays(
 
 
 def tell(drawn: Drawn, rollout: Rollout, experience: Experience,
-         stops: Sequence[int], group: int, meter: Counter) -> Metrics:
-  """All that is measured of a batch and of what was sampled for it."""
+         stops: Sequence[int], group: int, meter: Counter, rescored: bool
+         ) -> Metrics:
+  """All that is measured of a batch and of what was sampled for it.
+
+  Unless rescored, nothing says how far the sampler is from the trainer.
+  """
   tokens = sum(len(e.tokens) for e in flat(drawn.groups))
-  return {'padding': 1 - tokens / rollout.tokens.size, **drawn.told,
+  told = {'padding': 1 - tokens / rollout.tokens.size, **drawn.told,
           **health.learned(rollout, experience),
           **outcomes.count(drawn.played, stops), **health.sampling(meter),
           **health.measure(drawn.played, group=group, stops=stops)}
+  return {k: v for k, v in told.items()
+          if rescored or not k.startswith('sampler_gap')}
