@@ -45,6 +45,7 @@ from rlft.rewards import kl as kl_reward
 from rlft.tokenizer import Tokenizer
 from rlft.types import Experience, Metrics, Rollout, Source
 
+
 class Drawn(NamedTuple):
   """What a batch is made of: groups of the completions of one prompt."""
   groups: list[list[episodes.Episode]]  # as many as `prompts`

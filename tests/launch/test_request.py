@@ -1,8 +1,13 @@
 """What a caller may type, and the one line for what he may not."""
+import pathlib
+import shlex
+
 import pytest
 import request
 
 STUDY = 'tests/fixtures/launch/study.py'
+PAPER = 'configs/general_points/qwen2_5_7b.py'
+SCALE = 'configs/scale.py:llama-3.2-11b-vision,sft'
 FLAGS = {
     'accelerator': 'v5e:4x4', 'run_dir': 'gs://my-bucket/runs/demo_1',
     'zone': 'us-west4-a', 'project': 'my-project', 'image': 'host/image:tag'}
@@ -57,6 +62,14 @@ def test_a_request_is_a_command_of_rlft():
     ({'service_account': '$(id)@x'}, "service account's name"),
     ({'zone': '٢s-west4-a'}, 'write a zone'),
     ({'partition': 'gpu'}, 'no flag --partition; known: --accelerator'),
+    ({'config': PAPER, 'accelerator': 'v5e:16x16'},
+     r'stage sft: 64 rows of a batch do not split over 256 .*has 256 chips'),
+    ({'config': PAPER, 'accelerator': 'v5e:8x8'},
+     'stage rl_0120: 32 rows of a batch do not split over 64 devices'),
+    ({'config': PAPER, 'more': ('--config.mesh.tensor=3',)},
+     'mesh.tensor=3, but there are 16 devices, which do not split so'),
+    ({'config': SCALE, 'kind': 'run', 'more': ('--config.mesh.data=3',)},
+     'mesh.data=3'),
     ({'more': ('--config.nmae=x',)}, 'did you mean name'),
     ({'more': ('--config.name=x\ny',)}, 'more than one line'),
     ({'more': ('--config.name',)}, 'needs a value'),
@@ -64,6 +77,26 @@ def test_a_request_is_a_command_of_rlft():
 def test_what_cannot_be_launched_is_refused(flags, said):
   with pytest.raises(ValueError, match=said):
     read(**flags)
+
+
+def test_a_mesh_that_cuts_the_model_splits_over_more_chips():
+  read(config=PAPER, accelerator='v5e:16x16',
+       more=('--config.mesh.fsdp=32', '--config.mesh.tensor=8'))
+  read(config=SCALE, kind='run', accelerator='v5e:16x16')
+
+
+def test_what_the_readme_launches_can_be_launched():
+  lines = pathlib.Path('README.md').read_text().splitlines()
+  typed = [line.strip() for line in lines if line.startswith('    launch/')]
+  assert len(typed) == 4
+  for line in typed:
+    for name, value in dict(
+        CONFIG=PAPER, IMAGE='host/image:1', BUCKET='my-bucket', NAME='mine',
+        PROJECT='my-project').items():
+      line = line.replace(f'${name}', value).replace(name, value)
+    script, *words = shlex.split(line)
+    tool = pathlib.Path(script).stem
+    assert request.read(tool, words).command[2] == f'--config={PAPER}'
 
 
 def test_slurm_takes_directories_and_gpus():
