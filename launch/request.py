@@ -15,8 +15,13 @@ from typing import NamedTuple
 
 import accelerators
 
-from rlft import arguments, rows
-from rlft import config as door
+try:
+  from rlft import arguments, rows
+  from rlft import config as door
+except ModuleNotFoundError as missing:
+  print(f'launch: python3 has no {missing.name}: activate the environment in '
+        'which rlft runs', file=sys.stderr)
+  sys.exit(2)
 
 LABEL = r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?'
 WORD = r'[A-Za-z0-9][A-Za-z0-9_.-]{0,62}'

@@ -4,6 +4,7 @@ A slice of TPUs needs none here: libtpu compiles for it on any machine.
 """
 import os
 import re
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ CHIPS = {
     'h100': Chip(80 * GIB, 989e12, 3350e9, 450e9),
     'h200': Chip(141 * GIB, 989e12, 4800e9, 450e9),
 }
+SLICES = [kind for kind in CHIPS if kind.startswith('v')]
 SLICE = re.compile(r'(v\d[a-z]*):(\d+(?:x\d+)+)')
 LOCAL = re.compile(r'(gpu|cpu|tpu):(\d+)')
 
@@ -53,8 +55,8 @@ def find(name: str) -> Topology:
   local = LOCAL.fullmatch(name)
   if name and not local:
     raise ValueError(
-        f'--topology={name!r}: write v5e:16x16 (of {", ".join(CHIPS)}), gpu:8, '
-        'or leave it out for the devices of this machine')
+        f'--topology={name!r}: write v5e:16x16 (of {", ".join(SLICES)}), '
+        'gpu:8, or leave it out for the devices of this machine')
   kind = local[1] if local else None
   try:
     known = jax.devices(kind)
@@ -75,8 +77,8 @@ def find(name: str) -> Topology:
 def _slice(name: str) -> Topology:
   kind = SLICE.fullmatch(name)[1]
   if kind not in CHIPS:
-    raise ValueError(f'--topology={name}: no {kind}; known: '
-                     f'{", ".join(k for k in CHIPS if k.startswith("v"))}')
+    raise ValueError(
+        f'--topology={name}: no {kind}; known: {", ".join(SLICES)}')
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # this is no cloud machine
   # Two plans at a time: nothing of either runs on a TPU.
   os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
@@ -84,8 +86,9 @@ def _slice(name: str) -> Topology:
   try:
     found = topologies.get_topology_desc(platform='tpu', topology_name=name)
   except Exception as error:  # of several kinds, for lack of libtpu too
+    todo = ('name a slice that exists: v5e:4x4' if find_spec('libtpu') else
+            'install "jax[tpu]", which needs no TPU')
     raise ValueError(
         f'--topology={name} cannot be compiled for '
-        f'({str(error).splitlines()[0][:120]}): install "jax[tpu]", which '
-        'needs no TPU, and name a slice that exists: v5e:4x4') from error
+        f'({str(error).splitlines()[0][:120]}): {todo}') from error
   return Topology(name, 'tpu', list(found.devices), CHIPS[kind])

@@ -32,6 +32,13 @@ def test_every_program_of_a_run_is_told(tmp_path, capsys):
   assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_what_a_config_leaves_to_its_init_is_planned(capsys):
+  assert main.main(plan(
+      'sft', '--programs=spectral', '--config.model.preset=',
+      '--config.tokenizer=', '--config.init=asset:points24_nano')) == 0
+  assert 'spectral' in capsys.readouterr().out
+
+
 def test_model_operations_are_six_a_parameter_and_token():
   row, = planning.plan(tiny.sft_config(), 'cpu:1', ('sft',))
   config, model = tiny.sft_config(), tiny.model()
