@@ -125,7 +125,8 @@ def trips(line: str, bodies: dict[str, list[str]]) -> int:
   known = TRIPS.search(line)
   if known:
     return int(known[1])
-  condition = re.search(r'condition=%?([\w.\-]+)', line)[1]
-  bounds = [
-      int(n) for inner in bodies[condition] for n in BOUND.findall(inner)]
+  condition = bodies[re.search(r'condition=%?([\w.\-]+)', line)[1]]
+  fused = [inner for one in condition for name in called(one)
+           for inner in bodies.get(name, ())]
+  bounds = [int(n) for one in (*condition, *fused) for n in BOUND.findall(one)]
   return max(bounds, default=1)
