@@ -100,7 +100,8 @@ obtain() {
           exit 2
         fi
         ;;
-      SUSPENDED) delete ;; # taken away; it does not come back by itself
+      # taken away; it does not come back by itself
+      SUSPENDED) delete || say 'it cannot be deleted yet: see above' ;;
       FAILED)
         say "the slice cannot be had: gcloud compute tpus queued-resources" \
           "describe ${asked[name]} says why; delete it before another try"

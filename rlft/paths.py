@@ -65,6 +65,16 @@ def chosen(text: str | os.PathLike, flag: str) -> Path:
   return Path(text)
 
 
+def of_model(name: str) -> str:
+  """The folder of hf:FOLDER; ValueError for one that is not of this machine."""
+  folder = name.removeprefix('hf:')
+  if REMOTE.match(folder):
+    raise ValueError(
+        f'{shown(name)}: the files of a model are read on this machine: copy '
+        'them here, or name a folder that the bucket is mounted at')
+  return folder
+
+
 def _encodes(text: str) -> bool:
   """Whether the system takes it as a path, of whatever length."""
   try:

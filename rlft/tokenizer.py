@@ -69,7 +69,7 @@ def load(name: str, /, **variables: Any) -> Tokenizer:
   """
   if paths.is_odd(name):
     raise ValueError(f'no tokenizer is called {paths.shown(name)}')
-  path = Path(name.removeprefix('hf:'))
+  path = Path(paths.of_model(name))
   if name.startswith('asset:'):
     path = ASSETS / paths.below(name.removeprefix('asset:'), 'the asset')
     if not path.is_dir():

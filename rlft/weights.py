@@ -36,7 +36,7 @@ def load(name: object) -> PyTree:
   if name.startswith('asset:'):
     return {'policy': load_asset(name.removeprefix('asset:'))}
   if name.startswith(HF):
-    folder = name.removeprefix(HF)
+    folder = paths.of_model(name)
     shapes = reading.shapes(folder)
     return {'policy': reading.params(
         folder, shapes, sharding.shardings(shapes))}
@@ -72,7 +72,7 @@ def verify(name: str) -> None:
   if name.startswith('asset:'):
     load_asset(name.removeprefix('asset:'))
   elif name.startswith(HF):
-    folder = name.removeprefix(HF)
+    folder = paths.of_model(name)
     reading.plan(folder, {
         k: x.shape for k, x in trees.named(reading.shapes(folder)).items()})
   else:
