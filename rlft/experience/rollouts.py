@@ -17,7 +17,7 @@ the columns before it are computed once for a group, in scoring and in the
 update (ops/branches.py). With 0 they begin right after the longest prompt, and
 each row has all its columns.
 
-Without `rescore` the behaviour's log-probs are the sampler's, which saves a pass.
+Without `rescore` the behaviour's log-probs are the sampler's: a pass less.
 
 With `kl_target`, in nats per episode, `advantages.kl_reward_coef` is only where
 the coefficient of the KL in the reward begins: it follows the KL of the
