@@ -8,10 +8,10 @@
 #
 # --gpu_type is what the site calls these GPUs, where it has several kinds;
 # --cpus (of each process) and --memory (of each node) are for nodes that are
-# shared. Start it from the repository's root, on a disk that all nodes share, with the
-# environment in which `rlft` runs. Five minutes before its time is up the run
-# is told to save; it is queued again after exit code 42 and death by signal.
-# DRY_RUN=1 prints the command.
+# shared. Start it from the repository's root, on a disk that all nodes share,
+# with the environment in which `rlft` runs. Five minutes before its time is up
+# the run is told to save; it is queued again after exit code 42 and death by
+# signal. DRY_RUN=1 prints the command.
 set -euo pipefail
 # shellcheck source=launch/shared.sh
 source "${BASH_SOURCE[0]%/*}/shared.sh"
