@@ -68,7 +68,7 @@ def chosen(text: str | os.PathLike, flag: str) -> Path:
 def of_model(name: str) -> str:
   """The folder of hf:FOLDER; ValueError for one that is not of this machine."""
   folder = name.removeprefix('hf:')
-  if REMOTE.match(folder):
+  if not name.startswith('asset:') and REMOTE.match(folder):
     raise ValueError(
         f'{shown(name)}: the files of a model are read on this machine: copy '
         'them here, or name a folder that the bucket is mounted at')

@@ -113,7 +113,7 @@ def minibatched(**given):
   return jax.device_get(jax.jit(step)(state, BATCH)[0].params)
 
 
-GIVEN = ('forward', 'loss', 'tx')  # by the run
+GIVEN = ('forward', 'loss', 'tx', 'group')  # by the run
 PARTS = [
     *map(rule, parts.names('decoding')),
     options.Part('rewards kl', options.keywords(kl.penalise), penalised,
