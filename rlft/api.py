@@ -19,12 +19,13 @@ from rlft import (
     report,
     study,
     tokenizer,
+    train,
     weights,
 )
 from rlft import config as door
 from rlft.analyses import rotation
 from rlft.report import comparison as report_comparison
-from rlft.training import progress, store
+from rlft.training import multihost, progress, store
 
 
 def run(
@@ -58,6 +59,8 @@ def start(
   else:
     door.validate(config)
   inherit.fill(config)
+  if jax.process_count() > 1:
+    multihost.agree(train.program(config))
   is_study = 'stages' in config
   if is_study:
     check.study(config)

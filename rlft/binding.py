@@ -19,6 +19,7 @@ from rlft import (
     observe,
     parts,
     policy,
+    rows,
     tokenizer,
     weights,
 )
@@ -106,13 +107,7 @@ def build_update(config, model) -> tuple[Callable, Any, Callable]:
       model, section.get('temperature', 1.0), config.num_steps,
       *(tuple(config[section].items())
         for section in ('objective', 'passes', 'optimizer')),
-      **shared_prompt(section))
-
-
-def shared_prompt(section) -> dict[str, int]:
-  """What of the section `experience` says that rows share their prompt."""
-  prompt = section.get('prompt_length', 0)
-  return dict(prompt=prompt, group=section.get('group', 1) if prompt else 1)
+      **rows.shared(section))
 
 
 def refuse(

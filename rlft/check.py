@@ -27,7 +27,7 @@ from rlft import (
 )
 from rlft import config as door
 from rlft.adapters import lora
-from rlft.ops import alarms, branches, sharding
+from rlft.ops import alarms, sharding
 from rlft.types import Batch, Outputs, Rollout
 
 Known = Mapping[str, Any]  # earlier stages: name -> config
@@ -59,9 +59,6 @@ def run(config: ml_collections.ConfigDict, known: Known | None = None) -> None:
     raise ValueError(
         'objective.importance_cap corrects for what experience.rescore=False '
         'does not know: take one of them')
-  if section.get('prompt_length'):
-    branches.split(rows.of(section), config.passes.get('minibatches', 1)
-                   * config.passes.get('microbatches', 1), section.group)
   binding.build_evaluations(config, model, words, base={})
   decoding(config)
   for analysis in binding.build_analyses(config):

@@ -66,6 +66,11 @@ def one_of_several(argv: list[str]) -> int:
   except ValueError as error:
     print(f'rlft: {error}', file=sys.stderr)
     code = 2
+  except Exception as error:
+    if hasattr(error, 'exit_code'):  # says itself what to do
+      print(f'rlft: {error}', file=sys.stderr)
+    else:
+      traceback.print_exc()
   except BaseException:
     traceback.print_exc()
   if code not in TOGETHER:

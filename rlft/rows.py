@@ -2,13 +2,19 @@
 import ml_collections
 
 from rlft import parts
-from rlft.ops import sharding
+from rlft.ops import branches, sharding
 
 
 def of(section: ml_collections.ConfigDict) -> int:
   """Of a batch: rows, or prompts x group. `section` is `experience`."""
   return section.get('rows') or (
       section.get('prompts', 0) * section.get('group', 1))
+
+
+def shared(section: ml_collections.ConfigDict) -> dict[str, int]:
+  """Columns of prompt that are computed once, and for how many rows."""
+  prompt = section.get('prompt_length', 0)
+  return dict(prompt=prompt, group=section.get('group', 1) if prompt else 1)
 
 
 def split(config: ml_collections.ConfigDict, devices: int) -> None:
@@ -30,9 +36,12 @@ def split(config: ml_collections.ConfigDict, devices: int) -> None:
   if small % microbatches:
     raise ValueError(
         f'{small} rows do not split into {microbatches} microbatches')
+  least = small // microbatches
+  group = shared(section)['group']
+  branches.split(count, minibatches * microbatches, group)
   for number, what in (
-      (count, 'a batch'), (small, 'a minibatch'),
-      (small // microbatches, 'a microbatch'),
+      (count, 'a batch'), (small, 'a minibatch'), (least, 'a microbatch'),
+      (least // group, 'a microbatch, one for each group,'),
       (section.get('sample_rows', 0), 'experience.sample_rows'),
       (section.get('slots', 0), 'experience.slots')):
     sharding.split(number, what, sizes['data'] * sizes['fsdp'])

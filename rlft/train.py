@@ -117,12 +117,18 @@ def starting_policy(job: Job, manager) -> Any:
 def agree(config, at: Position) -> None:
   """Disagreement unless all processes are about to do the same."""
   if jax.process_count() > 1:
-    multihost.agree(dict(
-        config=config.to_json(), code=multihost.code_version(),
-        versions=[jax.__version__, rlft.__version__],
-        mesh=sharding.shape(), processes=jax.process_count(),
-        step=int(at.state.step), data=jax.device_get(at.source_state),
+    multihost.agree(program(config) | dict(
+        mesh=sharding.shape(), step=int(at.state.step),
+        data=jax.device_get(at.source_state),
         parameters=trees.fingerprint(at.state.params)))
+
+
+def program(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """What processes can say of what they will do before anything is made."""
+  return dict(
+      config=config.to_json(), code=multihost.code_version(),
+      versions=[jax.__version__, rlft.__version__],
+      processes=jax.process_count())
 
 
 def log(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.general_points import rl
-from rlft import arms, check
+from rlft import arms, check, rows
 from rlft import config as door
 from rlft.envs import general_points
 from tests import tiny
@@ -413,3 +413,28 @@ def test_the_learning_study_shares_all_but_the_objective():
     smoke.stages['grpo/rate1e-04_seed0'].config.experience.group = 8
   with pytest.raises(ValueError, match=r'ppo and grpo differ in experience\.'):
     arms.check(smoke)
+
+
+@pytest.mark.parametrize('mesh, section, passes, complaint', [
+    (dict(data=8), {}, {}, None),
+    (dict(data=2, fsdp=2, tensor=2), {}, dict(minibatches=4), None),
+    (dict(fsdp=3), {}, {}, 'there are 8 devices, which do not split so'),
+    (dict(data=16), {}, {}, 'there are 8 devices, which are fewer'),
+    (dict(data=8), {}, dict(minibatches=4), '4 rows of a minibatch do not spl'),
+    (dict(data=8), {}, dict(microbatches=4), '4 rows of a microbatch do not s'),
+    (dict(data=8), dict(prompts=6), {}, '12 rows of a batch do not split over'),
+    (dict(data=8), dict(slots=4), {}, '4 rows of experience.slots do not spl'),
+    (dict(data=8), dict(prompt_length=30), {}, None),
+    (dict(data=8), dict(prompt_length=30), dict(minibatches=2),
+     '4 rows of a microbatch, one for each group, do not split over 8')])
+def test_rows_split_over_the_devices_of_a_mesh(
+    mesh, section, passes, complaint):
+  config = tiny.rl_config()
+  config.mesh.update(mesh)
+  config.experience.update(dict(prompts=8, group=2) | section)
+  config.passes.update(dict(minibatches=1) | passes)
+  if complaint is None:
+    rows.split(config, 8)
+    return
+  with pytest.raises(ValueError, match=complaint):
+    rows.split(config, 8)

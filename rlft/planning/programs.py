@@ -12,7 +12,7 @@ import ml_collections
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from rlft import binding, decoding, episodes, tokenizer
+from rlft import binding, decoding, episodes, rows, tokenizer
 from rlft.experience import rollouts
 from rlft.ops import modules, prefixes, sharding, trees
 from rlft.spectral import sharded, svd
@@ -58,9 +58,7 @@ def of(config: ml_collections.ConfigDict, mesh: Any) -> list[Program]:
 
 def _online(config, words, model, mesh, state, update, probe, key):
   section = config.experience
-  rows = section.prompts * section.get('group', 1)
-  length = section.length
-  data = _everywhere(_experience(rows, length), mesh)
+  data = _everywhere(_experience(rows.of(section), section.length), mesh)
   policy = {'policy': policy_of(state.params)}
   ref = modules.cast(policy, model.dtype)
   temperature = section.get('temperature', 1.0)
@@ -71,7 +69,7 @@ def _online(config, words, model, mesh, state, update, probe, key):
               beside=ref),
       Program('score', rollouts.scorer(
           model, temperature, section.get('rescore', True),
-          **binding.shared_prompt(section)),
+          **rows.shared(section)),
               (state.params, ref, data.rollout.tokens),
               beside=state.opt_state),
       _sample(config, words, model, mesh, key, policy)._replace(
@@ -85,8 +83,8 @@ def _sample(config, words, model, mesh, key, policy):
   """
   section = config.experience
   group, tries = section.get('group', 1), section.get('tries', 1)
-  rows, new = section.prompts * group, section.get('max_new_tokens', 20)
-  once = min(section.get('sample_rows') or rows, rows)
+  count, new = rows.of(section), section.get('max_new_tokens', 20)
+  once = min(section.get('sample_rows') or count, count)
   slots = min(section.get('slots') or once, once)
   with sharding.over(mesh):
     parts = prefixes.parts(once, slots)
@@ -134,18 +132,18 @@ def _ints(*shape: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.int32)
 
 
-def _tokens(rows: int, length: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-  return _ints(rows, length), jax.ShapeDtypeStruct((rows, length), jnp.bool_)
+def _tokens(count: int, length: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+  return _ints(count, length), jax.ShapeDtypeStruct((count, length), jnp.bool_)
 
 
-def _experience(rows: int, length: int) -> Experience:
-  tokens, mask = _tokens(rows, length)
-  number = jax.ShapeDtypeStruct((rows, length), jnp.float32)
+def _experience(count: int, length: int) -> Experience:
+  tokens, mask = _tokens(count, length)
+  number = jax.ShapeDtypeStruct((count, length), jnp.float32)
   return Experience(
       Rollout(tokens=tokens, mask=mask, turn_ids=tokens, rewards=number,
-              prompt_ids=_ints(rows), log_probs=number, ref_log_probs=number,
+              prompt_ids=_ints(count), log_probs=number, ref_log_probs=number,
               values=number, weights=number, sampler_log_probs=number,
-              truncated=jax.ShapeDtypeStruct((rows,), jnp.bool_)),
+              truncated=jax.ShapeDtypeStruct((count,), jnp.bool_)),
       number, number)
 
 

@@ -32,7 +32,8 @@ Seconds are predicted from a roofline with assumed shares of a chip's numbers
 ({shares}); nothing has been run.
 Compiled: CPU seconds, and beside them those of a clock on two cores, which most
 rows shared with other work; one that has them to itself takes 0.6 of the first.
-Made by `python -m tests.bench.plans`; each row by `{command}`.
+Made by `python -m tests.bench.plans`; the rows of SFT by
+`{command}`, those of PPO with `SIZE,ppo`.
 """
 
 

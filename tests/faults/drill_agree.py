@@ -20,7 +20,7 @@ def test_each_field_of_the_digest_is_named():
 
 
 def test_processes_of_different_configs_stop(tmp_path):
-  """The second one has another seed: its parameters and config differ."""
+  """The second one has another seed: told in a line, and nothing is written."""
   program = (
       'import os, sys; from rlft import main; '
       'word = ["sft", "sft,seeded"][int(os.environ["RLFT_PROCESS_ID"])]; '
@@ -28,7 +28,9 @@ def test_processes_of_different_configs_stop(tmp_path):
       f'"--run_dir={tmp_path}/run"]))')
   done = several('-c', program)
   assert done.returncode == 41, done
-  assert 'the processes differ in config, parameters: [1]' in done.stdout
+  assert 'rlft: the processes differ in config: [1]' in done.stdout
+  assert 'Traceback' not in done.stdout + done.stderr
+  assert not (tmp_path / 'run').exists()
 
 
 def test_a_port_that_is_taken_is_told(tmp_path):
